@@ -1,0 +1,126 @@
+"""Los ajustes: cada valor por omisión, una sola vez, con su unidad y su porqué.
+
+Hay una clase por programa. Un campo hecho con `opcion` es además una opción de la línea de órdenes:
+de él salen su nombre, su tipo, sus límites y su ayuda. Los demás campos solo se cambian desde las pruebas.
+"""
+
+import argparse
+from dataclasses import dataclass, field, fields
+
+TCP_IP = '127.0.0.1'       # solo esta máquina: abrirse a la red ha de ser una decisión
+PUERTO = 5000              # el de siempre en clase; no necesita permisos
+TAM_BUFFER = 200           # caracteres de un mensaje: cabe en dos o tres renglones de terminal
+TAM_NICK = 20              # caracteres de un nick
+MAX_LINEA = 64 * 1024      # bytes sin un fin de línea: ningún mensaje válido se acerca
+TAM_LECTURA = 16 * 1024    # bytes por `recv`: unos 250 mensajes, y 10.000 hilos lo pueden pedir a la vez
+
+
+def opcion(defecto, ayuda, *, minimo=None, maximo=None):
+    """Campo que es también opción. `minimo` y `maximo` (incluidos) valen para los números."""
+    return field(default=defecto, metadata={'ayuda': ayuda, 'minimo': minimo, 'maximo': maximo})
+
+
+@dataclass(frozen=True)
+class AjustesServidor:
+    """Lo que gobierna `python server.py`. Tiempos en segundos, tamaños en bytes."""
+
+    host: str = opcion(TCP_IP, 'dirección en la que escucha')
+    puerto: int = opcion(PUERTO, 'puerto en el que escucha; 0 = uno libre cualquiera', minimo=0, maximo=65535)
+    max_clientes: int = opcion(1000, 'conexiones a la vez, cada una con su hilo', minimo=1, maximo=100_000)
+    ritmo: float = opcion(20.0, 'mensajes por segundo que un cliente puede sostener; 0 = sin límite',
+                          minimo=0, maximo=1_000_000)
+    historial: int = opcion(20, 'últimos mensajes que recibe quien entra', minimo=0, maximo=1000)
+    mostrar: bool = opcion(False, 'muestra también los mensajes, no solo quién entra y sale')
+
+    rafaga: int = 100                   # mensajes seguidos antes de frenar a `ritmo`: pegar un texto no espera
+    espera_pregunta: float = 0.5        # silencio tras el cual se pregunta `Nick: `; un programa ya habría hablado
+    plazo_nick: float = 60.0            # para decir el nick; después, la conexión solo ocupa un hilo
+    intentos_nick: int = 3              # nicks vacíos antes de cerrar
+    plazo_cierre: float = 2.0           # para que quien se va, o el servidor al cerrar, vacíe lo pendiente
+    pausa_sin_recursos: float = 0.5     # entre intentos de aceptar cuando no quedan descriptores o hilos
+    max_pendiente: int = 256 * 1024     # lo leído y aún no repartido: con más, los lectores esperan
+    max_memoria: int = 16 * 1024 ** 2   # lo repartido que se guarda para los rezagados
+    max_bitacora: int = 10_000          # líneas para la consola si esta se queda parada (Ctrl+S, selección)
+    pila_hilo: int = 256 * 1024         # de cada hilo; la habitual (8 MiB) no deja sitio para miles
+    keepalive: tuple = (60, 15, 4)      # silencio, entre sondeos, sondeos: un muerto se nota a los dos minutos
+
+
+@dataclass(frozen=True)
+class AjustesCliente:
+    """Lo que gobierna `python cliente.py`. Tiempos en segundos; `None` significa «se pregunta» o «según el caso»."""
+
+    host: str = opcion(TCP_IP, 'dirección del servidor')
+    puerto: int = opcion(None, f'puerto del servidor; 0 = {PUERTO}; si falta, se pregunta', minimo=0, maximo=65535)
+    nick: str = opcion(None, 'tu nombre en la sala; si falta, se pregunta')
+    espera: float = opcion(None, 'segundos que insiste en conectar; si falta, no se rinde ante una persona, '
+                                 'y 10 si la entrada no es un teclado', minimo=0, maximo=1_000_000)
+
+    max_puerto_preguntado: int = PUERTO  # la pregunta admite de 0 a este, como siempre en clase
+    espera_sin_teclado: float = 10.0     # un guion no debe quedarse colgado
+    pausa_minima: float = 0.5            # entre intentos de conexión: crece de esta a la máxima, con algo de azar
+    pausa_maxima: float = 5.0            # para que cien clientes no vuelvan todos en el mismo instante
+    plazo_conexion: float = 5.0          # de cada intento
+    plazo_despedida: float = 2.0         # que Ctrl+C espera a que el servidor se dé por enterado
+    max_pendientes: int = 1000           # líneas escritas sin conexión que se guardan: las últimas
+
+
+class _Analizador(argparse.ArgumentParser):
+    """`argparse` con sus mensajes en español: los suyos están en inglés y no se dejan traducir por partes."""
+
+    _TRADUCCION = {'expected one argument': 'falta su valor', 'ignored explicit argument': 'no lleva valor:'}
+
+    def error(self, mensaje):
+        for ingles, espanol in self._TRADUCCION.items():
+            mensaje = mensaje.replace(ingles, espanol)
+        mensaje = mensaje.removeprefix('argument ')
+        self.exit(2, f'Error: {mensaje}\nPara ver las opciones: python {self.prog} --ayuda\n')
+
+
+def leer_opciones(clase, programa, descripcion, argumentos=None):
+    """Hace una instancia de `clase` con la línea de órdenes (`None`: la del proceso).
+
+    Con algo que no entiende, lo dice en español y termina el programa con código 2; con `--ayuda`, con 0.
+    """
+    analizador = _Analizador(prog=programa, add_help=False, allow_abbrev=False)
+    opciones = [campo for campo in fields(clase) if campo.metadata]
+    analizador.add_argument('-h', '--help', '--ayuda', dest='ayuda', action='store_true')
+    for campo in opciones:
+        nombre = '--' + campo.name.replace('_', '-')
+        if campo.type is bool:
+            analizador.add_argument(nombre, action='store_true')
+        else:
+            analizador.add_argument(nombre, type=_conversor(campo), default=campo.default)
+    valores, sobra = analizador.parse_known_args(argumentos)
+    if valores.ayuda:
+        print(_ayuda(programa, descripcion, opciones))
+        analizador.exit(0)
+    if sobra:
+        analizador.error(f'no conozco {" ".join(sobra)}')
+    return clase(**{campo.name: getattr(valores, campo.name) for campo in opciones})
+
+
+def _conversor(campo):
+    minimo, maximo = campo.metadata['minimo'], campo.metadata['maximo']
+
+    def convertir(texto):
+        try:
+            valor = campo.type(texto)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'«{texto}» no es un número') from None
+        if minimo is not None and not minimo <= valor <= maximo:
+            raise argparse.ArgumentTypeError(f'{texto} no está entre {minimo} y {maximo}')
+        return valor
+
+    return convertir
+
+
+def _ayuda(programa, descripcion, opciones):
+    lineas = [f'Uso: python {programa} [opciones]', '', descripcion, '', 'Opciones:']
+    for campo in opciones:
+        nombre = '--' + campo.name.replace('_', '-')
+        valor = '' if campo.type is bool else ' ' + campo.name.split('_')[-1].upper()
+        defecto = '' if campo.default in (None, False) else f' (por omisión, {campo.default:g})' \
+            if campo.type is not str else f' (por omisión, {campo.default})'
+        lineas.append(f'  {nombre + valor:<26}{campo.metadata["ayuda"]}{defecto}')
+    lineas.append(f'  {"-h, --ayuda":<26}muestra esta ayuda')
+    return '\n'.join(lineas)

@@ -1,0 +1,294 @@
+"""El protocolo, sin E/S: entran bytes y salen mensajes; entran mensajes y salen bytes.
+
+TCP entrega un río de bytes: junta lo que se envió por separado y corta donde quiere, también en mitad de una «ñ».
+`Lineas` guarda lo incompleto y devuelve las líneas enteras. Aquí no hay sockets, ni hilos, ni relojes: cada regla
+se prueba con una línea de Python.
+
+    bytes  →  Lineas  →  presentacion (la primera) o interpretar (las demás)      cliente → servidor
+    prefijo, privado, aviso  →  codificar  →  Entrada  →  Tanda  →  bytes         servidor → clientes
+"""
+
+import re
+import unicodedata
+from typing import Any, NamedTuple
+
+from config import MAX_LINEA, TAM_BUFFER, TAM_NICK
+
+PREGUNTA_NICK = 'Nick: '
+REGLA_NICK = f'de 1 a {TAM_NICK} letras, números o _ - . (sin espacios)'
+SALIDAS = ('#logout', '/salir')
+
+# Controles C0 y C1 (salvo el fin de línea, que ya separó las líneas), DEL, separadores de línea y párrafo,
+# órdenes de dirección (UAX #9) y la marca de orden de bytes que Windows pone al principio de los archivos.
+_PROHIBIDOS = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]')
+# Caracteres sin tinta que `str.strip` no considera espacio: un mensaje hecho solo de ellos está vacío.
+_SIN_TINTA = ' \u00a0\u00ad\u061c\u115f\u1160\u200b\u200c\u200d\u200e\u200f\u2060\u2800\u3000\u3164'
+_CON_PREFIJO = re.compile(r'\[([^\]]*)\] ?(.*)')
+_FUERA_DE_NICK = re.compile(r'[^\w.-]')
+
+
+# ── De bytes a líneas ────────────────────────────────────────────────────────────────────────────────────────────
+
+class Lineas:
+    """Separa un río de bytes en líneas limpias. Se corte como se corte, las líneas son las mismas.
+
+    `rebosa` es cierto desde que una línea pasa de `MAX_LINEA` bytes; a partir de ahí no sale nada más.
+    """
+
+    def __init__(self):
+        self._resto = bytearray()
+        self.rebosa = False
+
+    def recibir(self, datos):
+        """Añade `datos` y devuelve la lista de líneas que se han completado, sin su fin de línea."""
+        if self.rebosa:
+            return []
+        corte = datos.rfind(b'\n') + 1
+        if corte == 0:
+            self._resto += datos
+            self.rebosa = len(self._resto) > MAX_LINEA
+            return []
+        bloque = bytes(self._resto) + datos[:corte]
+        self._resto = bytearray(datos[corte:])
+        lineas = bloque.split(b'\n')[:-1]
+        if len(bloque) > MAX_LINEA or len(self._resto) > MAX_LINEA:
+            for posicion, linea in enumerate(lineas):
+                if len(linea) > MAX_LINEA:
+                    self.rebosa = True
+                    return [_texto(linea) for linea in lineas[:posicion]]
+            self.rebosa = len(self._resto) > MAX_LINEA
+        return [limpiar(linea) for linea in bloque.decode('utf-8', 'replace').split('\n')[:-1]]
+
+    def terminar(self):
+        """Fin de la entrada: la última línea, si quedó sin terminar. Devuelve una lista de una línea o vacía."""
+        resto, self._resto = self._resto, bytearray()
+        return [] if self.rebosa or not resto else [_texto(resto)]
+
+
+def _texto(linea):
+    return limpiar(linea.decode('utf-8', 'replace'))
+
+
+def limpiar(texto):
+    """`texto` sin nada que pueda mover el cursor, falsear una línea o darle la vuelta; el tabulador pasa a espacio."""
+    if texto.isprintable():     # casi siempre, y cuatro veces más rápido que buscar lo prohibido
+        return texto
+    return _PROHIBIDOS.sub('', texto.replace('\t', ' '))
+
+
+def codificar(texto):
+    """Los bytes de una o varias líneas, con su fin de línea."""
+    return (texto + '\n').encode('utf-8', 'replace')
+
+
+# ── Lo que dice un cliente ───────────────────────────────────────────────────────────────────────────────────────
+
+MENSAJE, COMANDO, SALIDA, LARGO, NADA = 'mensaje', 'comando', 'salida', 'largo', 'nada'
+
+
+def interpretar(linea, prefijos):
+    """Qué es una línea limpia de quien ya está en la sala: `(clase, texto)`.
+
+    `prefijos` son los suyos, como `('[ana] ',)`: si la línea empieza por uno, se le quita.
+    Clases: `MENSAJE`, `COMANDO` (con su barra), `SALIDA`, `LARGO` (pasa de `TAM_BUFFER` caracteres) y `NADA`.
+    """
+    if linea.startswith(prefijos):
+        linea = linea[linea.index(']') + 2:]
+    texto = linea.rstrip()
+    if len(texto) > TAM_BUFFER:
+        return LARGO, texto
+    if texto[:1] in '/#':
+        return _interpretar_especial(texto)
+    return (NADA if vacio(texto) else MENSAJE), texto
+
+
+def _interpretar_especial(texto):
+    if texto == '':
+        return NADA, texto
+    if es_salida(texto):
+        return SALIDA, texto
+    if texto.startswith('//'):
+        return MENSAJE, texto[1:]
+    return (COMANDO if texto[0] == '/' else MENSAJE), texto
+
+
+def es_salida(texto):
+    """Si `texto` es `#LOGOUT` o `/salir`, solo y en mayúsculas o minúsculas."""
+    return texto.strip().casefold() in SALIDAS
+
+
+def vacio(texto):
+    """Si en `texto` no hay nada que se vea."""
+    return not texto.strip(_SIN_TINTA).strip()
+
+
+def presentacion(linea):
+    """La primera línea de un cliente, `nick` o `[nick] texto`: devuelve `(nick sin arreglar, texto o '')`."""
+    con_prefijo = _CON_PREFIJO.fullmatch(linea.strip())
+    return con_prefijo.groups() if con_prefijo else (linea, '')
+
+
+def aviso_largo(texto):
+    """Lo que se responde a un mensaje demasiado largo."""
+    return f'Mensaje no enviado: tiene {len(texto)} caracteres y el límite es {TAM_BUFFER}.'
+
+
+# ── Nicks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def arreglar_nick(texto):
+    """El nick que sale de `texto`: NFC, lo que no sea letra, número o `_ - .` pasa a `_`, y `TAM_NICK` caracteres.
+
+    Devuelve `''` si no queda nada. La cadena que devuelve ya no cambia si se arregla otra vez.
+    """
+    texto = unicodedata.normalize('NFC', limpiar(texto).strip(_SIN_TINTA).strip())
+    return _FUERA_DE_NICK.sub('_', texto)[:TAM_NICK]
+
+
+def clave_nick(nick):
+    """Lo que se compara para saber si dos nicks son el mismo: NFKC y sin mayúsculas (UTS #36, «Ana» = «ana»)."""
+    return unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', nick).casefold())
+
+
+def nick_libre(nick, ocupado):
+    """`nick` si no está ocupado, o `nick_2`, `nick_3`… `ocupado(clave)` dice si lo está; se la llama O(log n) veces."""
+    def tomado(numero):
+        return ocupado(clave_nick(_con_sufijo(nick, numero)))
+
+    if not ocupado(clave_nick(nick)):
+        return nick
+    tomados, libre = 1, 2
+    while tomado(libre):
+        tomados, libre = libre, libre * 2
+    while libre - tomados > 1:
+        medio = (tomados + libre) // 2
+        tomados, libre = (medio, libre) if tomado(medio) else (tomados, medio)
+    return _con_sufijo(nick, libre)
+
+
+def _con_sufijo(nick, numero):
+    sufijo = f'_{numero}'
+    return nick[:TAM_NICK - len(sufijo)] + sufijo
+
+
+# ── Lo que dice el servidor ──────────────────────────────────────────────────────────────────────────────────────
+
+_TU_NICK = '* Tu nick es '
+
+
+def prefijo(nick):
+    """Lo que antecede a los mensajes de `nick`."""
+    return f'[{nick}] '
+
+
+def privado(nick, texto):
+    """La línea de un mensaje privado de `nick`."""
+    return f'[{nick}] (privado) {texto}'
+
+
+def aviso(texto):
+    """La línea de un aviso del servidor."""
+    return f'* {texto}'
+
+
+def aviso_de_nick(nick):
+    """La línea con que el servidor confirma a un cliente cuál es su nick."""
+    return _TU_NICK + nick
+
+
+def nick_avisado(linea):
+    """El nick que confirma `linea` si es de las de `aviso_de_nick`; si no, `None`. Un mensaje no puede imitarla."""
+    return linea[len(_TU_NICK):] if linea.startswith(_TU_NICK) else None
+
+
+# ── De muchas entradas a un solo envío ───────────────────────────────────────────────────────────────────────────
+
+ENTRA, SALE = 'entra', 'sale'
+
+
+class Entrada(NamedTuple):
+    """Un elemento de la lista de la sala: una o varias líneas seguidas, ya codificadas.
+
+    `autor` y `destino` son clientes; de ellos aquí solo importa `dentro`, si ven lo que se dice en la sala.
+    """
+
+    datos: bytes
+    lineas: int = 1
+    autor: Any = None       # a quien no se le devuelve
+    destino: Any = None     # si lo hay, solo él la recibe
+    paso: str = ''          # ENTRA o SALE: desde o hasta aquí `destino` ve la sala
+
+
+class Tanda:
+    """Entradas que se reparten juntas: lo que ve todo el mundo, y lo que ve cada uno que se aparta de eso.
+
+    `datos` y `lineas` son lo común; `linea`, cuántas líneas comunes hubo antes; `numero`, su puesto.
+    Se apartan los autores (no reciben lo suyo), los destinos de algo solo para ellos, y quien entra o sale a mitad.
+    """
+
+    __slots__ = ('numero', 'linea', 'datos', 'lineas', 'vistas')
+
+    def __init__(self, entradas, numero=0, linea=0):
+        self.numero, self.linea, self.vistas = numero, linea, {}
+        piezas, posicion, lineas = [], 0, 0
+        for entrada in entradas:
+            if entrada.destino is not None:
+                self._vista(entrada.destino).intercalar(entrada, posicion, lineas)
+                continue
+            piezas.append(entrada.datos)
+            inicio, antes = posicion, lineas
+            posicion += len(entrada.datos)
+            lineas += entrada.lineas
+            if entrada.autor is not None:
+                vista = self._vista(entrada.autor)
+                vista.ver_hasta(inicio, antes)
+                vista.saltar_hasta(posicion, lineas)
+        self.datos, self.lineas = b''.join(piezas), lineas
+        for vista in self.vistas.values():
+            vista.ver_hasta(posicion, lineas)
+
+    def _vista(self, cliente):
+        vista = self.vistas.get(cliente)
+        if vista is None:
+            vista = self.vistas[cliente] = _Vista(cliente.dentro)
+        return vista
+
+    def para(self, cliente):
+        """Los bytes de esta tanda que recibe `cliente`, si está en la sala o la tanda va en parte para él."""
+        vista = self.vistas.get(cliente)
+        return self.datos if vista is None else vista.juntar(self.datos)
+
+    def lineas_para(self, cliente):
+        """Cuántas líneas son."""
+        vista = self.vistas.get(cliente)
+        return self.lineas if vista is None else vista.lineas
+
+
+class _Vista:
+    """Lo que un cliente ve de una tanda: trozos de lo común, por posición, y entradas solo para él, intercaladas."""
+
+    __slots__ = ('dentro', 'paso', 'lineas', '_trozos', '_posicion', '_linea')
+
+    def __init__(self, dentro):
+        self.dentro, self.paso = dentro, ''
+        self.lineas = self._posicion = self._linea = 0
+        self._trozos = []
+
+    def ver_hasta(self, posicion, linea):
+        if self.dentro and posicion > self._posicion:
+            self._trozos.append((self._posicion, posicion))
+            self.lineas += linea - self._linea
+        self.saltar_hasta(posicion, linea)
+
+    def saltar_hasta(self, posicion, linea):
+        self._posicion, self._linea = posicion, linea
+
+    def intercalar(self, entrada, posicion, linea):
+        self.ver_hasta(posicion, linea)
+        self._trozos.append(entrada.datos)
+        self.lineas += entrada.lineas
+        if entrada.paso:
+            self.paso, self.dentro = entrada.paso, entrada.paso == ENTRA
+
+    def juntar(self, datos):
+        comun = memoryview(datos)
+        return b''.join([trozo if isinstance(trozo, bytes) else comun[slice(*trozo)] for trozo in self._trozos])

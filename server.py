@@ -1,0 +1,398 @@
+"""Servidor de la sala: N hilos leen, uno escribe.
+
+    cliente ──▶ main ──hilo──▶ manejar_cliente ──▶ [lista + cerrojo] ──▶ Repartidor ──▶ todos menos quien lo dijo
+               acepta           lee (uno por cliente)     Sala            escribe (uno)
+
+main acepta y entrega cada socket a un hilo `manejar_cliente`, el único que lee de él: convierte bytes en mensajes,
+obedece los comandos y añade lo dicho a la lista de la sala. El resto del camino está en `sala.py`.
+"""
+
+import collections
+import errno
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Callable, NamedTuple
+
+import protocolo
+from config import TAM_LECTURA, TCP_IP, AjustesServidor, leer_opciones
+from protocolo import aviso
+from sala import SIN_ESPERA, Adios, Cliente, Despertador, Repartidor, Sala, apagar
+
+sala = Sala()       # la del programa; las pruebas hacen las suyas
+
+
+# ── Los que leen ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+def manejar_cliente(cliente, sala, anotar):
+    """El hilo de un cliente, y el único que lee de su socket. Acaba cuando el cliente se va o se corta su conexión;
+    el servidor, al cerrar, la corta en sentido de lectura."""
+    despedida = ''
+    try:
+        lecturas = leer_lineas(cliente.conexion)
+        lineas = presentar(cliente, sala, lecturas, anotar)
+        freno = Freno(sala)
+        while lineas is not None:
+            conversar(cliente, sala, lineas, freno, anotar)
+            lineas = next(lecturas, None)
+    except Adios as adios:
+        despedida = str(adios)
+    except OSError:
+        pass    # un corte (RST, keepalive) es una salida como otra
+    finally:
+        quedan = sala.despedir(cliente, despedida)
+        if cliente.nick:
+            anotar(f'- {cliente.nick} ({cliente.direccion}) sale; quedan {quedan}')
+
+
+def leer_lineas(conexion):
+    """Da, por cada lectura, la lista de las líneas que completa; al final de la entrada, la que quedó a medias."""
+    lector = protocolo.Lineas()
+    while datos := recibir(conexion):
+        yield lector.recibir(datos)
+        if lector.rebosa:
+            raise Adios(f'Una línea no puede pasar de {protocolo.MAX_LINEA // 1024} KiB. Adiós.')
+    yield lector.terminar()
+
+
+def recibir(conexion):
+    """Espera hasta que haya algo que leer. `b''`: el otro lado terminó."""
+    if not SIN_ESPERA:
+        hay_datos(conexion, None)
+    return conexion.recv(TAM_LECTURA)
+
+
+def hay_datos(conexion, segundos):
+    """Espera a lo sumo `segundos` (`None`: sin límite) a que haya algo que leer, o el final."""
+    with getattr(selectors, 'PollSelector', selectors.SelectSelector)() as selector:
+        selector.register(conexion, selectors.EVENT_READ)
+        return bool(selector.select(segundos))
+
+
+def presentar(cliente, sala, lecturas, anotar):
+    """Lee hasta saber el nick y entra en la sala. Devuelve las líneas que venían detrás; `None`, si no llegó a haber."""
+    ajustes = sala.ajustes
+    limite = time.monotonic() + ajustes.plazo_nick
+    if not hay_datos(cliente.conexion, ajustes.espera_pregunta):
+        sala.preguntar_nick(cliente)
+    intentos = 0
+    while hay_datos(cliente.conexion, max(0, limite - time.monotonic())):
+        lineas = next(lecturas, None)
+        if lineas is None:
+            return None
+        for posicion, linea in enumerate(lineas):
+            nick, texto = protocolo.presentacion(linea)
+            if protocolo.es_salida(nick) or protocolo.es_salida(texto):
+                raise Adios('Hasta luego.')
+            presentes = sala.entrar(cliente, nick)
+            if presentes:
+                anotar(f'+ {cliente.nick} ({cliente.direccion}) entra; hay {presentes}')
+                return [texto, *lineas[posicion + 1:]]
+            intentos += 1
+            if intentos == ajustes.intentos_nick:
+                raise Adios(f'Sin nick no se puede entrar: {protocolo.REGLA_NICK}. Adiós.')
+            sala.preguntar_nick(cliente)
+    raise Adios(f'Han pasado {ajustes.plazo_nick:g} segundos sin que digas tu nick. Adiós.')
+
+
+def conversar(cliente, sala, lineas, freno, anotar):
+    """Atiende unas líneas de quien ya está dentro, en su orden y a su ritmo. Los mensajes seguidos van juntos."""
+    mensajes = []
+    for linea in lineas:
+        clase, texto = protocolo.interpretar(linea, cliente.prefijos)
+        if clase == protocolo.MENSAJE:
+            mensajes.append(texto)
+        elif clase != protocolo.NADA:
+            publicar(cliente, sala, mensajes, freno, anotar)
+            mensajes = []
+            freno.permitir(1)
+            if clase == protocolo.SALIDA:
+                raise Adios(f'Hasta luego, {cliente.nick}.')
+            if clase == protocolo.LARGO:
+                sala.decir(cliente, aviso(protocolo.aviso_largo(texto)))
+            else:
+                obedecer(cliente, sala, texto)
+    publicar(cliente, sala, mensajes, freno, anotar)
+
+
+def publicar(cliente, sala, mensajes, freno, anotar):
+    while mensajes:
+        cuantos = freno.permitir(len(mensajes))
+        sala.publicar(cliente, mensajes[:cuantos])
+        if sala.ajustes.mostrar:
+            anotar('\n'.join([protocolo.prefijo(cliente.nick) + texto for texto in mensajes[:cuantos]]))
+        mensajes = mensajes[cuantos:]
+
+
+class Freno:
+    """Cubo de fichas: `ritmo` por segundo sobre una `rafaga`. Quien se pasa espera en su propio hilo, deja de leer, y
+    TCP frena al otro lado: no se descarta nada y nadie más lo nota. Es de un solo hilo."""
+
+    def __init__(self, sala):
+        self._ritmo, self._rafaga = sala.ajustes.ritmo, sala.ajustes.rafaga
+        self._esperar = sala.cerrada.wait       # el cierre del servidor interrumpe la espera
+        self._fichas, self._hora = self._rafaga, time.monotonic()
+
+    def permitir(self, cuantas):
+        """Espera hasta que se pueda decir algo y devuelve cuántas de las `cuantas` líneas se pueden decir ya."""
+        if not self._ritmo:
+            return cuantas
+        self._reponer()
+        if self._fichas < 1:
+            self._esperar((1 - self._fichas) / self._ritmo)
+            self._reponer()
+        permitidas = max(1, min(cuantas, int(self._fichas)))
+        self._fichas -= permitidas
+        return permitidas
+
+    def _reponer(self):
+        ahora = time.monotonic()
+        self._fichas = min(self._rafaga, self._fichas + (ahora - self._hora) * self._ritmo)
+        self._hora = ahora
+
+
+# ── Comandos ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def obedecer(cliente, sala, texto):
+    """Ejecuta la orden `texto`, que empieza por `/`."""
+    nombre, _, argumento = texto.partition(' ')
+    comando = COMANDOS.get(nombre.casefold())
+    if comando is None:
+        sala.decir(cliente, aviso(f'Comando desconocido: {nombre}. /ayuda dice los que hay; '
+                                  f'para decir algo que empieza por barra, escribe otra delante: /{nombre}'))
+    elif comando.argumento and not argumento.strip():
+        sala.decir(cliente, aviso(f'Se usa así: {nombre} {comando.argumento}'))
+    else:
+        comando.accion(cliente, sala, argumento.strip())
+
+
+def _ayuda(cliente, sala, _):
+    for nombre, comando in COMANDOS.items():
+        sala.decir(cliente, aviso(f'{nombre} {comando.argumento}'.strip() + f': {comando.ayuda}'))
+
+
+def _usuarios(cliente, sala, _):
+    sala.decir(cliente, aviso(sala.describir_presentes()))
+
+
+def _nick(cliente, sala, pedido):
+    if not sala.cambiar_nick(cliente, pedido):
+        sala.decir(cliente, aviso(f'Ese nick no vale: {protocolo.REGLA_NICK}.'))
+
+
+def _privado(cliente, sala, argumento):
+    nick, _, texto = argumento.partition(' ')
+    destino = sala.buscar(nick)
+    if protocolo.vacio(texto):
+        sala.decir(cliente, aviso('Se usa así: /privado NICK TEXTO'))
+    elif destino is None:
+        sala.decir(cliente, aviso(f'No hay nadie que se llame {nick}. /usuarios dice quién está.'))
+    else:
+        sala.decir(destino, protocolo.privado(cliente.nick, texto.strip()))
+        sala.decir(cliente, aviso(f'Enviado a {destino.nick} en privado.'))
+
+
+class Comando(NamedTuple):
+    argumento: str
+    ayuda: str
+    accion: Callable
+
+
+COMANDOS = {
+    '/ayuda': Comando('', 'muestra los comandos', _ayuda),
+    '/usuarios': Comando('', 'quién está en la sala', _usuarios),
+    '/nick': Comando('NUEVO', 'cambia tu nick', _nick),
+    '/privado': Comando('NICK TEXTO', 'dice algo solo a una persona', _privado),
+    # Salir termina la conversación, así que lo atiende `conversar`; está aquí para que /ayuda lo diga.
+    '/salir': Comando('', 'te vas; también #LOGOUT', None),
+}
+
+
+# ── El que acepta ────────────────────────────────────────────────────────────────────────────────────────────────
+
+class Servidor:
+    """El hilo principal: acepta conexiones, da a cada una su hilo, y escribe en la consola lo que anotan los demás.
+
+    Solo él escribe en la consola: si esta se para (Ctrl+S, o seleccionar texto en Windows), la charla sigue.
+    """
+
+    def __init__(self, ajustes, sala):
+        self.sala, self.ajustes = sala, ajustes
+        sala.ajustes = ajustes
+        self._parar = False
+        self._apuntes = collections.deque()             # `append` y `popleft` son atómicas: sin cerrojo
+        self._omitidos = 0
+        self.despertador = Despertador()
+        familia, _, _, _, direccion = socket.getaddrinfo(
+            ajustes.host, ajustes.puerto, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self._escucha = socket.create_server(direccion, family=familia, backlog=4096)
+        self._escucha.setblocking(False)
+        self.direccion = self._escucha.getsockname()[:2]
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._escucha, selectors.EVENT_READ, self._aceptar)
+        self._selector.register(self.despertador.lectura, selectors.EVENT_READ, self.despertador.atender)
+        self.repartidor = Repartidor(sala)
+
+    def parar(self):
+        """Pide el cierre, desde cualquier hilo o desde una señal."""
+        self._parar = True
+        self.despertador.tocar()
+
+    def anotar(self, linea):
+        """Deja una línea para la consola, desde cualquier hilo, sin esperar a que se escriba."""
+        if len(self._apuntes) < self.ajustes.max_bitacora:
+            self._apuntes.append(linea)
+        else:
+            self._omitidos += 1
+        self.despertador.tocar()
+
+    def atender(self):
+        """Acepta conexiones hasta que se llame a `parar`; luego lo cierra todo."""
+        while not self._parar:
+            for clave, _ in self._selector.select():
+                clave.data()
+            self._escribir_apuntes()
+        self._cerrar()
+
+    def _escribir_apuntes(self):
+        while self._apuntes:
+            mostrar(self._apuntes.popleft())
+        if self._omitidos:
+            omitidos, self._omitidos = self._omitidos, 0
+            mostrar(f'(y {omitidos} líneas más que la consola no pudo mostrar a tiempo)')
+
+    def _aceptar(self):
+        try:
+            conexion, direccion = self._escucha.accept()
+        except (BlockingIOError, ConnectionError):
+            return      # se fue antes de que la aceptáramos
+        except OSError as error:
+            self.anotar(f'No puedo aceptar más conexiones ({error.strerror}); lo intento de nuevo enseguida.')
+            self._descansar()
+            return
+        preparar_conexion(conexion, self.ajustes.keepalive)
+        cliente = Cliente(conexion, '{}:{}'.format(*direccion))
+        if not self.sala.conectar(cliente):
+            self.sala.despedir(cliente, 'Sala llena. Prueba dentro de un rato.')
+            return
+        # daemon: si alguno quedara atascado al cerrar, no debe impedir que el proceso termine.
+        cliente.hilo = threading.Thread(target=manejar_cliente, args=(cliente, self.sala, self.anotar), daemon=True)
+        try:
+            cliente.hilo.start()
+        except RuntimeError:
+            cliente.hilo = None
+            self.sala.despedir(cliente, 'El servidor no da para más hilos. Prueba dentro de un rato.')
+            self.anotar('No puedo crear más hilos; lo intento de nuevo enseguida.')
+            self._descansar()
+
+    def _descansar(self):
+        """Deja de aceptar un momento: sin recursos, insistir solo gasta procesador. Parar interrumpe el descanso."""
+        self._selector.unregister(self._escucha)
+        fin = time.monotonic() + self.ajustes.pausa_sin_recursos
+        while not self._parar and (queda := fin - time.monotonic()) > 0:
+            for clave, _ in self._selector.select(queda):
+                clave.data()
+            self._escribir_apuntes()
+        self._selector.register(self._escucha, selectors.EVENT_READ, self._aceptar)
+
+    def _cerrar(self):
+        """Avisa a todos, espera a que reciban lo pendiente (`plazo_cierre` a lo sumo) y acaba con cada hilo y socket."""
+        fin = time.monotonic() + self.ajustes.plazo_cierre
+        self._escucha.close()
+        self.sala.cerrar('El servidor se cierra. Hasta luego.')
+        clientes = self.sala.conectados()
+        for cliente in clientes:
+            apagar(cliente.conexion, socket.SHUT_RD)
+        for cliente in clientes:
+            if cliente.hilo is not None:
+                cliente.hilo.join(max(0, fin - time.monotonic()))
+        self.repartidor.terminar(fin)
+        self._escribir_apuntes()
+        self._selector.close()
+        self.despertador.cerrar()
+
+
+def preparar_conexion(conexion, keepalive):
+    """Sin espera de Nagle, y con la muerte del otro lado detectada en unos dos minutos (`keepalive`, tcp(7))."""
+    silencio, intervalo, sondeos = keepalive
+    if not SIN_ESPERA:
+        conexion.setblocking(False)
+    opciones = [(socket.IPPROTO_TCP, 'TCP_NODELAY', 1), (socket.SOL_SOCKET, 'SO_KEEPALIVE', 1),
+                (socket.IPPROTO_TCP, 'TCP_KEEPIDLE', silencio), (socket.IPPROTO_TCP, 'TCP_KEEPALIVE', silencio),
+                (socket.IPPROTO_TCP, 'TCP_KEEPINTVL', intervalo), (socket.IPPROTO_TCP, 'TCP_KEEPCNT', sondeos),
+                # keepalive no sondea mientras hay datos sin confirmar, y en una sala activa siempre los hay
+                (socket.IPPROTO_TCP, 'TCP_USER_TIMEOUT', (silencio + intervalo * sondeos) * 1000)]
+    for nivel, nombre, valor in opciones:
+        if hasattr(socket, nombre):     # cada sistema tiene las suyas
+            try:
+                conexion.setsockopt(nivel, getattr(socket, nombre), valor)
+            except OSError:
+                pass    # ya cerrada por el otro lado: lo verá su hilo
+
+
+# ── El programa ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+def mostrar(linea):
+    """Escribe en la consola, también si es una tubería. Si ya no hay consola, la charla sigue sin ella."""
+    try:
+        print(linea, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, 'w')
+
+
+def subir_limite_de_descriptores():
+    """Cada cliente es un descriptor, y el límite blando suele ser 1.024. En Windows no lo hay."""
+    try:
+        import resource
+    except ImportError:
+        return
+    blando, duro = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (duro, duro))
+    except (ValueError, OSError):
+        pass    # macOS no admite «infinito»: se queda como estaba
+
+
+def explicar_fallo(error, ajustes):
+    """Por qué no se puede escuchar, y qué hacer."""
+    host, puerto = ajustes.host, ajustes.puerto
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f'{host} no es una dirección de esta máquina. Sin --host, el servidor escucha en {TCP_IP}.'
+    if error.errno == errno.EADDRINUSE:
+        return (f'el puerto {puerto} está ocupado: quizá ya hay un servidor en marcha. '
+                f'Usa otro: python server.py --puerto {puerto % 65535 + 1}')
+    if error.errno == errno.EACCES:
+        return f'el puerto {puerto} necesita permisos que no tienes. Usa uno mayor que 1023: python server.py --puerto 5000'
+    return f'no puedo escuchar en {host}:{puerto}: {error.strerror}.'
+
+
+def main(argumentos=None):
+    """`python server.py`. Devuelve el código de salida: 0, o 1 si no se puede escuchar."""
+    ajustes = leer_opciones(AjustesServidor, 'server.py', 'Servidor de la sala.', argumentos)
+    for salida in (sys.stdout, sys.stderr):
+        salida.reconfigure(errors='replace')
+    subir_limite_de_descriptores()
+    threading.stack_size(ajustes.pila_hilo)
+    try:
+        servidor = Servidor(ajustes, sala)
+    except OSError as error:
+        print(f'Error: {explicar_fallo(error, ajustes)}', file=sys.stderr)
+        return 1
+    signal.set_wakeup_fd(servidor.despertador.escritura.fileno(), warn_on_full_buffer=False)
+    for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):  # explícitas: con `&` en un guion, SIGINT llega ignorada
+        if hasattr(signal, nombre):
+            signal.signal(getattr(signal, nombre), lambda *_: servidor.parar())
+    mostrar('Escuchando en {}:{} (Ctrl+C para terminar).'.format(*servidor.direccion))
+    if ajustes.host not in (TCP_IP, 'localhost', '::1'):
+        mostrar('Aviso: cualquiera que llegue a esta máquina por la red puede entrar y leer lo que se dice.')
+    servidor.atender()
+    mostrar(f'Fin: {sala.personas} personas, {sala.mensajes} mensajes, {servidor.repartidor.entregas} entregas.')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
