@@ -55,13 +55,13 @@ class AjustesCliente:
     espera: float = opcion(None, 'segundos que insiste en conectar; si falta, no se rinde ante una persona, '
                                  'y 10 si la entrada no es un teclado', minimo=0, maximo=1_000_000)
 
-    max_puerto_preguntado: int = PUERTO  # la pregunta admite de 0 a este, como siempre en clase
     espera_sin_teclado: float = 10.0     # un guion no debe quedarse colgado
     pausa_minima: float = 0.5            # entre intentos de conexión: crece de esta a la máxima, con algo de azar
     pausa_maxima: float = 5.0            # para que cien clientes no vuelvan todos en el mismo instante
     plazo_conexion: float = 5.0          # de cada intento
     plazo_despedida: float = 2.0         # que Ctrl+C espera a que el servidor se dé por enterado
     max_pendientes: int = 1000           # líneas escritas sin conexión que se guardan: las últimas
+    max_linea_leida: int = 16 * 1024 ** 2  # bytes de una línea de la entrada: más no es texto, y llenaría la memoria
 
 
 class _Analizador(argparse.ArgumentParser):

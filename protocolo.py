@@ -32,10 +32,11 @@ _FUERA_DE_NICK = re.compile(r'[^\w.-]')
 class Lineas:
     """Separa un río de bytes en líneas limpias. Se corte como se corte, las líneas son las mismas.
 
-    `rebosa` es cierto desde que una línea pasa de `MAX_LINEA` bytes; a partir de ahí no sale nada más.
+    `rebosa` es cierto desde que una línea pasa de `maximo` bytes; a partir de ahí no sale nada más.
     """
 
-    def __init__(self):
+    def __init__(self, maximo=MAX_LINEA):
+        self._maximo = maximo
         self._resto = bytearray()
         self.rebosa = False
 
@@ -46,18 +47,18 @@ class Lineas:
         corte = datos.rfind(b'\n') + 1
         if corte == 0:
             self._resto += datos
-            self.rebosa = len(self._resto) > MAX_LINEA
+            self.rebosa = len(self._resto) > self._maximo
             return []
         bloque = bytes(self._resto) + datos[:corte]
         self._resto = bytearray(datos[corte:])
-        lineas = bloque.split(b'\n')[:-1]
-        if len(bloque) > MAX_LINEA or len(self._resto) > MAX_LINEA:
-            for posicion, linea in enumerate(lineas):
-                if len(linea) > MAX_LINEA:
-                    self.rebosa = True
-                    return [_texto(linea) for linea in lineas[:posicion]]
-            self.rebosa = len(self._resto) > MAX_LINEA
+        if max(len(bloque), len(self._resto)) > self._maximo:
+            return self._hasta_rebosar(bloque.split(b'\n')[:-1])
         return [limpiar(linea) for linea in bloque.decode('utf-8', 'replace').split('\n')[:-1]]
+
+    def _hasta_rebosar(self, lineas):
+        cabe = [len(linea) <= self._maximo for linea in (*lineas, self._resto)]
+        self.rebosa = not all(cabe)
+        return [_texto(linea) for linea in lineas[:cabe.index(False) if self.rebosa else None]]
 
     def terminar(self):
         """Fin de la entrada: la última línea, si quedó sin terminar. Devuelve una lista de una línea o vacía."""
@@ -142,6 +143,11 @@ def arreglar_nick(texto):
     """
     texto = unicodedata.normalize('NFC', limpiar(texto).strip(_SIN_TINTA).strip())
     return _FUERA_DE_NICK.sub('_', texto)[:TAM_NICK]
+
+
+def nick_correcto(texto):
+    """Si `texto` es un nick tal como está (la forma NFC aparte)."""
+    return bool(texto) and arreglar_nick(texto) == unicodedata.normalize('NFC', texto)
 
 
 def clave_nick(nick):

@@ -197,7 +197,7 @@ class Sala:
             return 'No hay nadie más.'
         nicks = [cliente.nick for cliente in itertools.islice(self._presentes.values(), cuantos)]
         otros = len(self._presentes) - len(nicks)
-        return f'Están {", ".join(nicks)}{f" y {otros} más" if otros else ""}.'
+        return f'{"Está" if len(self._presentes) == 1 else "Están"} {", ".join(nicks)}{f" y {otros} más" if otros else ""}.'
 
     # La lista
 

@@ -390,7 +390,7 @@ def main(argumentos=None):
     if ajustes.host not in (TCP_IP, 'localhost', '::1'):
         mostrar('Aviso: cualquiera que llegue a esta máquina por la red puede entrar y leer lo que se dice.')
     servidor.atender()
-    mostrar(f'Fin: {sala.personas} personas, {sala.mensajes} mensajes, {servidor.repartidor.entregas} entregas.')
+    mostrar(f'Fin: personas {sala.personas}, mensajes {sala.mensajes}, entregas {servidor.repartidor.entregas}.')
     return 0
 
 
