@@ -1,15 +1,16 @@
 """Cliente de la sala: un hilo envía, otro recibe, y el principal espera.
 
-    teclado ──▶ enviar ──▶ servidor ──▶ recibir ──▶ pantalla
+    pantalla ──▶ enviar ──▶ servidor ──▶ recibir ──▶ pantalla
 
 `recibir` conecta, escucha y, si se corta, vuelve a conectar; cada conexión se la pasa a `enviar`, que es quien la
 cierra. `enviar` espera a la vez al teclado, al socket y a un aviso, así que nada lo deja parado: ni un servidor que
 frena ni una persona que no escribe. Una línea sigue entre las pendientes hasta que se ha enviado entera.
 
-Por la salida estándar va lo que dice la sala; por la de errores, lo que dice el programa: así sirve en una tubería.
+Lo que se ve y se teclea está en `terminal.py`.
 """
 
 import collections
+import math
 import os
 import random
 import select
@@ -20,94 +21,27 @@ import threading
 import time
 
 import protocolo
+import terminal
 from config import PUERTO, TAM_LECTURA, AjustesCliente, leer_opciones
 
 EN_WINDOWS = os.name == 'nt'
 
 
-# ── Entrada y salida ─────────────────────────────────────────────────────────────────────────────────────────────
-
-class Teclado:
-    """La entrada estándar, línea a línea, sea teclado, tubería o archivo.
-
-    Se lee sin pasar por `sys.stdin`: su búfer esconde a `select` líneas que ya han llegado, y un hilo parado en él no
-    deja terminar al intérprete.
-    """
-
-    def __init__(self, max_linea):
-        self._lector = protocolo.Lineas(max_linea)
-        self._lineas = collections.deque()
-        self.agotado = sys.stdin is None        # «python cliente.py <&-»
-        self.hay_persona = not self.agotado and sys.stdin.isatty()
-        if not self.agotado:
-            self._abrir()
-
-    def _abrir(self):
-        descriptor = sys.stdin.fileno()
-        if not EN_WINDOWS:
-            self.fileno, self._recibir = lambda: descriptor, lambda: os.read(descriptor, TAM_LECTURA)
-            return
-        # En Windows `select` solo admite sockets: un hilo copia la entrada a uno. daemon: está siempre parado leyendo,
-        # y solo el final del programa lo saca de ahí.
-        destino, origen = socket.socketpair()
-        self.fileno, self._recibir = origen.fileno, lambda: origen.recv(TAM_LECTURA)
-        threading.Thread(target=_copiar_entrada, args=(sys.stdin.buffer.raw, destino), daemon=True).start()
-
-    def leer(self):
-        """Lee una vez, cuando `select` dice que se puede, y devuelve las líneas que se completan."""
-        try:
-            datos = self._recibir()
-        except OSError:
-            datos = b''     # la terminal ha desaparecido
-        lineas = self._lector.recibir(datos) if datos else self._lector.terminar()
-        if self._lector.rebosa:
-            decir('La entrada trae una línea descomunal, que no es texto: no leo más.')
-        self.agotado = not datos or self._lector.rebosa
-        return lineas
-
-    def linea(self):
-        """Espera la siguiente línea. `None`: se acabó la entrada."""
-        while not self._lineas and not self.agotado:
-            select.select([self], [], [])
-            self._lineas.extend(self.leer())
-        return self._lineas.popleft() if self._lineas else None
-
-    def leidas(self):
-        """Las líneas que llegaron junto a otra y nadie ha pedido aún."""
-        lineas, self._lineas = self._lineas, collections.deque()
-        return lineas
-
-
-def _copiar_entrada(origen, destino):
-    with destino:
-        while datos := origen.read(TAM_LECTURA):
-            destino.sendall(datos)
-
-
-def decir(texto, fin='\n'):
-    """Lo que dice el programa."""
-    try:
-        print(texto, end=fin, file=sys.stderr, flush=True)
-    except OSError:
-        pass    # no hay quien lo lea
-
-
 # ── Preguntas ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-def preguntar(teclado, pregunta, comprobar):
+def preguntar(pantalla, pregunta, comprobar):
     """Pregunta hasta que `comprobar` acepte la respuesta, y devuelve su valor; `None` si la persona quiere irse.
 
     `comprobar` explica con un `ValueError` por qué no la acepta.
     """
     while True:
-        decir(pregunta, fin=' ' if teclado.hay_persona else '\n')
-        respuesta = teclado.linea()
+        respuesta = pantalla.preguntar(pregunta)
         if respuesta is None or protocolo.es_salida(respuesta) or respuesta.strip().casefold() == 'salir':
             return None
         try:
             return comprobar(respuesta.strip())
         except ValueError as motivo:
-            decir(str(motivo))
+            pantalla.decir(str(motivo))
 
 
 def comprobar_puerto(texto):
@@ -134,12 +68,12 @@ def comprobar_nick(texto):
 class Charla:
     """Los dos hilos y lo que comparten. Ha terminado cuando lo dice el suceso `fin`."""
 
-    def __init__(self, ajustes, puerto, nick, teclado):
-        self._ajustes, self._teclado = ajustes, teclado
+    def __init__(self, ajustes, puerto, nick, pantalla):
+        self._ajustes, self._pantalla = ajustes, pantalla
         self._servidor = (ajustes.host, puerto)
         self._espera = ajustes.espera
         if self._espera is None:
-            self._espera = float('inf') if teclado.hay_persona else ajustes.espera_sin_teclado
+            self._espera = float('inf') if pantalla.hay_persona else ajustes.espera_sin_teclado
         self.fin = threading.Event()
         self.codigo = 0                             # de salida del programa; lo pone `recibir`
         self._nick = nick                           # el último que confirmó el servidor; lo pone `recibir`
@@ -150,6 +84,8 @@ class Charla:
         self._despedida = False                     # el #LOGOUT ya ha salido
         self._conexiones = collections.deque()      # de `recibir` a `enviar`: (conexión, si empieza o se cortó)
         self._interrumpida = False                  # Ctrl+C; lo pone el hilo principal
+        self._reintento = None                      # instante del próximo intento de conexión; lo pone `recibir`
+        self._nicks = {nick: None}                  # los que se han visto, para completar; los pone `recibir`
         self._aviso, self._timbre = socket.socketpair()     # saca a `enviar` de su espera
         self._timbre.setblocking(False)
         # Los acaba `terminar`. daemon: un intento de conexión no se deja interrumpir.
@@ -158,6 +94,7 @@ class Charla:
 
     def empezar(self):
         """Pone en marcha los dos hilos."""
+        self._pantalla.empezar(self._despertar, self._completar)
         for hilo in self._hilos:
             hilo.start()
 
@@ -171,8 +108,9 @@ class Charla:
         """Acaba con los dos hilos, esté cada uno donde esté, y devuelve cuántas líneas quedaron sin enviar."""
         self.fin.set()
         self._despertar()
-        for hilo in self._hilos:
-            hilo.join(self._ajustes.plazo_despedida)
+        self._hilos[0].join(self._ajustes.plazo_despedida)
+        self._pantalla.terminar()
+        self._hilos[1].join(self._ajustes.plazo_despedida)
         for conexion, _ in self._conexiones:
             conexion.close()
         self._aviso.close()
@@ -189,15 +127,16 @@ class Charla:
 
     def enviar(self):
         """Lee el teclado y envía lo pendiente, según se pueda una cosa u otra."""
-        self._encolar(self._teclado.leidas())
+        self._encolar(self._pantalla.leidas())
         while not self.fin.is_set():
-            leer = [self._aviso] + [self._teclado] * self._quiere_leer()
+            self._pantalla.refrescar(self._estado())
+            leer = [self._aviso] + [self._pantalla] * self._quiere_leer()
             escribir = [self._conexion] if self._conexion and self._pendientes else []
-            listos, puede, _ = select.select(leer, escribir, [])
+            listos, puede, _ = select.select(leer, escribir, [], self._hasta_el_segundo_siguiente())
             if puede:
                 self._enviar_algo()
-            if self._teclado in listos:
-                self._encolar(self._teclado.leer())
+            if self._pantalla in listos:
+                self._encolar(self._pantalla.leer())
             if self._aviso in listos:
                 self._atender_aviso()
         if self._conexion:
@@ -207,7 +146,7 @@ class Charla:
         """A una persona se le atiende siempre; de una tubería no se lee más de lo que se puede guardar."""
         if self._saliendo:
             return False
-        return self._teclado.hay_persona or len(self._pendientes) < self._ajustes.max_pendientes
+        return self._pantalla.hay_persona or len(self._pendientes) < self._ajustes.max_pendientes
 
     def _encolar(self, lineas):
         for linea in lineas:
@@ -216,12 +155,14 @@ class Charla:
                 self._marcharse()
                 return
             if clase == protocolo.LARGO:
-                decir(protocolo.aviso_largo(texto))
+                self._pantalla.decir(protocolo.aviso_largo(texto))
+                self._pantalla.devolver(linea)
             elif clase != protocolo.NADA:
+                self._pantalla.repetir(linea, self._nick)
                 self._pendientes.append(linea)
-        if self._teclado.hay_persona and not self._conexion:
+        if self._pantalla.hay_persona and not self._conexion:
             self._olvidar_sobrantes()
-        if self._teclado.agotado:
+        if self._pantalla.agotada:
             self._marcharse()
 
     def _olvidar_sobrantes(self):
@@ -229,15 +170,15 @@ class Charla:
         for _ in range(sobran):
             self._pendientes.popleft()
         if sobran > 0:
-            decir(f'Sin conexión solo guardo las últimas {self._ajustes.max_pendientes} líneas: '
-                  f'he olvidado {sobran} de las primeras.')
+            self._pantalla.decir(f'Sin conexión solo guardo las últimas {self._ajustes.max_pendientes} líneas: '
+                                 f'he olvidado {sobran} de las primeras.')
 
     def _marcharse(self):
         """El #LOGOUT va detrás de lo pendiente. Si no hay a quién enviarlo, una persona no tiene por qué esperar."""
         if not self._saliendo:
             self._saliendo = True
             self._pendientes.append('#LOGOUT')
-        if not self._conexion and (self._teclado.hay_persona or self._interrumpida):
+        if not self._conexion and (self._pantalla.hay_persona or self._interrumpida):
             self.fin.set()
 
     def _enviar_algo(self):
@@ -265,6 +206,32 @@ class Charla:
         if self._saliendo or self._interrumpida:
             self._marcharse()
 
+    def _estado(self):
+        """Lo que antecede a la línea de edición: quién eres, o qué pasa con la conexión, y cuánto espera salir."""
+        if self._conexion:
+            estado = self._nick
+        elif self._reintento is None:
+            estado = 'conectando'
+        else:
+            estado = f'sin conexión, {max(0, math.ceil(self._reintento - time.monotonic()))} s'
+        espera = len(self._pendientes)
+        return f'[{estado}, {espera} por enviar] ' if espera > bool(self._conexion) else f'[{estado}] '
+
+    def _hasta_el_segundo_siguiente(self):
+        """Cuánto falta para que cambie la cuenta atrás de `_estado`; `None` si no la hay."""
+        if self._conexion or self._reintento is None or not self._pantalla.hay_persona:
+            return None
+        return max(0, self._reintento - time.monotonic()) % 1 + 0.001
+
+    def _completar(self, comienzo):
+        """Las palabras que pueden ir en lugar de la última de `comienzo`: comandos, o nicks vistos."""
+        *anteriores, palabra = comienzo.split(' ')
+        if not anteriores and palabra.startswith('/'):
+            return [f'{comando} ' for comando in protocolo.COMANDOS if comando.startswith(palabra.casefold())]
+        final = ' ' if anteriores else ': '
+        return [nick + final for nick in sorted(self._nicks) if nick != self._nick
+                and nick.casefold().startswith(palabra.casefold())]
+
     # Hilo que recibe. Acaba cuando se pone `fin`, o lo pone él al rendirse o al irse
 
     def recibir(self):
@@ -276,7 +243,7 @@ class Charla:
                 conexion = self._conectar()
             except OSError as error:
                 if not explicado:
-                    decir(self._explicar(error))
+                    self._pantalla.decir(self._explicar(error))
                     explicado = True
             else:
                 if self._escuchar(conexion):
@@ -285,22 +252,32 @@ class Charla:
                 self._entregar(conexion, False)
                 if self._despedida or self.fin.is_set():
                     break
-                decir('Se ha cortado la conexión; intento volver. Lo que escribas se enviará entonces.')
+                self._pantalla.decir('Se ha cortado la conexión; intento volver. Lo que escribas se enviará entonces.')
             queda = limite - time.monotonic()
             if queda <= 0:
-                decir(f'Lo dejo: no ha habido manera en {self._espera:g} segundos.')
+                self._pantalla.decir(f'Lo dejo: no ha habido manera en {self._espera:g} segundos.')
                 self.codigo = 1
                 break
-            self.fin.wait(min(queda, pausa * random.uniform(0.8, 1.2)))
+            descanso = min(queda, pausa * random.uniform(0.8, 1.2))
+            self._reintento = time.monotonic() + descanso
+            self._despertar()
+            self.fin.wait(descanso)
+            self._reintento = None
             pausa = min(pausa * 1.6, self._ajustes.pausa_maxima)
         self.fin.set()
         self._despertar()
 
     def _conectar(self):
         conexion = socket.create_connection(self._servidor, self._ajustes.plazo_conexion)
-        conexion.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        conexion.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        conexion.sendall(protocolo.codificar(self._nick))
+        try:
+            if conexion.getsockname() == conexion.getpeername():
+                raise ConnectionRefusedError    # sin servidor, TCP puede conectar un puerto efímero consigo mismo
+            conexion.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            conexion.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conexion.sendall(protocolo.codificar(self._nick))
+        except OSError:
+            conexion.close()
+            raise
         conexion.setblocking(False)
         return conexion
 
@@ -316,20 +293,24 @@ class Charla:
                 nick = protocolo.nick_avisado(linea)
                 if nick and not dentro:
                     dentro = True
-                    decir('Conectado a {}:{}.'.format(*self._servidor))
+                    self._pantalla.decir('Conectado a {}:{}.'.format(*self._servidor))
                     self._entregar(conexion, True)
                 self._nick = nick or self._nick
-                self._mostrar(linea)
+                self._apuntar_nicks(linea)
+                try:
+                    self._pantalla.mostrar(linea, self._nick)
+                except BrokenPipeError:
+                    self.fin.set()
+                    self._despertar()
+                    return dentro
         return dentro
 
-    def _mostrar(self, linea):
-        """Lo que dice la sala."""
-        try:
-            print(linea, flush=True)
-        except OSError:     # quien leía de la tubería se ha ido
-            sys.stdout = open(os.devnull, 'w')
-            self.fin.set()
-            self._despertar()
+    def _apuntar_nicks(self, linea):
+        entran, salen = protocolo.presencia(linea)
+        for nick in salen:
+            self._nicks.pop(nick, None)
+        for nick in entran:
+            self._nicks[nick] = None
 
     def _explicar(self, error):
         host, puerto = self._servidor
@@ -339,7 +320,7 @@ class Charla:
             return f'No encuentro la máquina «{host}»: ¿está bien escrita? {insisto}'
         opcion = '' if puerto == PUERTO else f' --puerto {puerto}'
         return f'No hay ningún servidor en {host}:{puerto}. Para arrancarlo, en otra terminal: ' \
-               f'python server.py{opcion}\n{insisto}'
+               f'python server.py{opcion} — {insisto}'
 
 
 def recibir_algo(conexion):
@@ -364,47 +345,68 @@ def apagar(conexion):
 def main(argumentos=None):
     """`python cliente.py`. Devuelve el código de salida: 0, 1 si no hay servidor, 2 si las opciones no valen."""
     ajustes = leer_opciones(AjustesCliente, 'cliente.py', 'Cliente de la sala.', argumentos)
-    for salida in filter(None, (sys.stdout, sys.stderr)):
-        salida.reconfigure(errors='replace')
+    for flujo in filter(None, (sys.stdout, sys.stderr)):
+        flujo.reconfigure(errors='replace')
     for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):
         if hasattr(signal, nombre):
             signal.signal(getattr(signal, nombre), signal.default_int_handler)
+    pantalla = terminal.elegir(ajustes.max_linea_leida, ajustes.simple, ajustes.sin_color)
     try:
-        return charlar(ajustes)
+        codigo = charlar(ajustes, pantalla)
     except KeyboardInterrupt:
-        decir('\nHasta luego.')
-        return 0
+        pantalla.decir('')      # detrás del ^C
+        codigo = 0
+    if codigo != 2:
+        pantalla.decir('Hasta luego.')
+    return codigo
 
 
-def charlar(ajustes):
-    teclado = Teclado(ajustes.max_linea_leida)
+def charlar(ajustes, pantalla):
+    """Pregunta lo que falte y charla hasta el final. Devuelve el código de salida."""
     puerto, nick = ajustes.puerto, ajustes.nick
     if puerto is None:
-        puerto = preguntar(teclado, f'Puerto (de 0 a {PUERTO}; Enter = {PUERTO}):', comprobar_puerto)
+        puerto = preguntar(pantalla, f'Puerto (de 0 a {PUERTO}; Enter = {PUERTO}):', comprobar_puerto)
     if puerto is not None and nick is None:
-        nick = preguntar(teclado, 'Nick:', comprobar_nick)
+        nick = preguntar(pantalla, 'Nick:', comprobar_nick)
     if puerto is None or nick is None:
-        decir('Hasta luego.')
         return 0
     try:
         nick = comprobar_nick(nick.strip())
     except ValueError as motivo:
-        decir(f'Error: {motivo}')
+        pantalla.decir(f'Error: {motivo}')
         return 2
-    charla = Charla(ajustes, puerto or PUERTO, nick, teclado)
-    charla.empezar()
+    charla = Charla(ajustes, puerto or PUERTO, nick, pantalla)
+    vigilar_terminal(pantalla)
     try:
+        charla.empezar()
         while not charla.fin.wait(0.5 if EN_WINDOWS else None):     # en Windows, esperar sin plazo no deja ver Ctrl+C
             pass
     except KeyboardInterrupt:
-        decir('')
         charla.despedirse()
     finally:
-        sin_enviar = charla.terminar()
-        if sin_enviar:
-            decir(f'Líneas sin enviar: {sin_enviar}.')
-    decir('Hasta luego.')
+        try:
+            sin_enviar = charla.terminar()
+        finally:
+            pantalla.terminar()     # pase lo que pase, la terminal queda como estaba
+    if sin_enviar:
+        pantalla.decir(f'Líneas sin enviar: {sin_enviar}.')
     return charla.codigo
+
+
+def vigilar_terminal(pantalla):
+    """Que la pantalla sepa de los cambios de tamaño, de Ctrl+Z y de `fg`. En Windows no existen estas señales."""
+    if EN_WINDOWS:
+        return
+
+    def suspender(*_):
+        pantalla.soltar()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)        # aquí se para, hasta SIGCONT
+        signal.signal(signal.SIGTSTP, suspender)
+        pantalla.tomar()
+
+    signal.signal(signal.SIGWINCH, lambda *_: pantalla.redibujar())
+    signal.signal(signal.SIGTSTP, suspender)
 
 
 if __name__ == '__main__':

@@ -54,6 +54,8 @@ class AjustesCliente:
     nick: str = opcion(None, 'tu nombre en la sala; si falta, se pregunta')
     espera: float = opcion(None, 'segundos que insiste en conectar; si falta, no se rinde ante una persona, '
                                  'y 10 si la entrada no es un teclado', minimo=0, maximo=1_000_000)
+    simple: bool = opcion(False, 'sin mover el cursor: para lectores de pantalla y terminales muy sencillas')
+    sin_color: bool = opcion(False, 'sin colores; también con la variable NO_COLOR')
 
     espera_sin_teclado: float = 10.0     # un guion no debe quedarse colgado
     pausa_minima: float = 0.5            # entre intentos de conexión: crece de esta a la máxima, con algo de azar

@@ -179,6 +179,17 @@ def _con_sufijo(nick, numero):
 # ── Lo que dice el servidor ──────────────────────────────────────────────────────────────────────────────────────
 
 _TU_NICK = '* Tu nick es '
+_PRESENCIAS = [re.compile(forma) for forma in (
+    r'\* (?P<entran>\S+) entró\.', r'\* (?P<sale>\S+) salió\.', r'\* (?P<sale>\S+) ahora es (?P<entran>\S+)\.',
+    r'\* (Hola, \S+ )?Está[n]? (?P<entran>\S+(, \S+)*?)( y \d+ más)?\.( .*)?')]
+# Los comandos y sus argumentos: de aquí salen /ayuda y lo que completa el tabulador.
+COMANDOS = {
+    '/ayuda': ('', 'muestra los comandos'),
+    '/usuarios': ('', 'quién está en la sala'),
+    '/nick': ('NUEVO', 'cambia tu nick'),
+    '/privado': ('NICK TEXTO', 'dice algo solo a una persona'),
+    '/salir': ('', 'te vas; también #LOGOUT'),
+}
 
 
 def prefijo(nick):
@@ -196,6 +207,21 @@ def aviso(texto):
     return f'* {texto}'
 
 
+def aviso_entra(nick):
+    """La línea que anuncia que alguien ha entrado."""
+    return aviso(f'{nick} entró.')
+
+
+def aviso_sale(nick):
+    """La línea que anuncia que alguien se ha ido."""
+    return aviso(f'{nick} salió.')
+
+
+def aviso_cambio(antes, ahora):
+    """La línea que anuncia un cambio de nick."""
+    return aviso(f'{antes} ahora es {ahora}.')
+
+
 def aviso_de_nick(nick):
     """La línea con que el servidor confirma a un cliente cuál es su nick."""
     return _TU_NICK + nick
@@ -204,6 +230,23 @@ def aviso_de_nick(nick):
 def nick_avisado(linea):
     """El nick que confirma `linea` si es de las de `aviso_de_nick`; si no, `None`. Un mensaje no puede imitarla."""
     return linea[len(_TU_NICK):] if linea.startswith(_TU_NICK) else None
+
+
+def autor(linea):
+    """`(nick, texto)` de una línea de mensaje; `(None, linea)` si es otra cosa."""
+    partes = _CON_PREFIJO.fullmatch(linea)
+    return partes.groups() if partes else (None, linea)
+
+
+def presencia(linea):
+    """Qué nicks dice `linea` que hay y que ya no hay: dos listas."""
+    if quien := autor(linea)[0]:
+        return [quien], []
+    for forma in _PRESENCIAS:
+        if partes := forma.fullmatch(linea):
+            entran, salen = partes.groupdict().get('entran'), partes.groupdict().get('sale')
+            return entran.split(', ') if entran else [], [salen] if salen else []
+    return [], []
 
 
 # ── De muchas entradas a un solo envío ───────────────────────────────────────────────────────────────────────────

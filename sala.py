@@ -104,7 +104,7 @@ class Sala:
             avisos.append(aviso(f'Hola, {cliente.nick}. {vecinos} /ayuda dice qué puedes hacer; '
                                           '/salir, para irte.'))
             self.personas += 1
-            self._anadir(Entrada(codificar(aviso(f'{cliente.nick} entró.')), autor=cliente))
+            self._anadir(Entrada(codificar(protocolo.aviso_entra(cliente.nick)), autor=cliente))
             self._anadir(Entrada(codificar('\n'.join(avisos)), len(avisos), destino=cliente, paso=ENTRA))
             presentes = len(self._presentes)
         self._avisar_repartidor()
@@ -117,7 +117,7 @@ class Sala:
         """
         with self._cerrojo:
             if self._presentes.pop(protocolo.clave_nick(cliente.nick), None):
-                self._anadir(Entrada(codificar(aviso(f'{cliente.nick} salió.')), autor=cliente))
+                self._anadir(Entrada(codificar(protocolo.aviso_sale(cliente.nick)), autor=cliente))
             datos = codificar(aviso(despedida)) if despedida else b''
             self._anadir(Entrada(datos, bool(datos), destino=cliente, paso=SALE))
             presentes = len(self._presentes)
@@ -134,8 +134,7 @@ class Sala:
             del self._presentes[protocolo.clave_nick(anterior)]
             avisos = self._poner_nick(cliente, nick, pedido)
             if cliente.nick != anterior:
-                cambio = aviso(f'{anterior} ahora es {cliente.nick}.')
-                self._anadir(Entrada(codificar(cambio), autor=cliente))
+                self._anadir(Entrada(codificar(protocolo.aviso_cambio(anterior, cliente.nick)), autor=cliente))
             self._anadir(Entrada(codificar('\n'.join(avisos)), len(avisos), destino=cliente))
         self._avisar_repartidor()
         return True

@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import time
-from typing import Callable, NamedTuple
 
 import protocolo
 from config import TAM_LECTURA, TCP_IP, AjustesServidor, leer_opciones
@@ -160,19 +159,20 @@ class Freno:
 def obedecer(cliente, sala, texto):
     """Ejecuta la orden `texto`, que empieza por `/`."""
     nombre, _, argumento = texto.partition(' ')
-    comando = COMANDOS.get(nombre.casefold())
-    if comando is None:
+    nombre = nombre.casefold()
+    accion, (forma, _) = ACCIONES.get(nombre), protocolo.COMANDOS.get(nombre, ('', ''))
+    if accion is None:
         sala.decir(cliente, aviso(f'Comando desconocido: {nombre}. /ayuda dice los que hay; '
                                   f'para decir algo que empieza por barra, escribe otra delante: /{nombre}'))
-    elif comando.argumento and not argumento.strip():
-        sala.decir(cliente, aviso(f'Se usa así: {nombre} {comando.argumento}'))
+    elif forma and not argumento.strip():
+        sala.decir(cliente, aviso(f'Se usa así: {nombre} {forma}'))
     else:
-        comando.accion(cliente, sala, argumento.strip())
+        accion(cliente, sala, argumento.strip())
 
 
 def _ayuda(cliente, sala, _):
-    for nombre, comando in COMANDOS.items():
-        sala.decir(cliente, aviso(f'{nombre} {comando.argumento}'.strip() + f': {comando.ayuda}'))
+    for nombre, (forma, ayuda) in protocolo.COMANDOS.items():
+        sala.decir(cliente, aviso(f'{nombre} {forma}'.strip() + f': {ayuda}'))
 
 
 def _usuarios(cliente, sala, _):
@@ -196,20 +196,8 @@ def _privado(cliente, sala, argumento):
         sala.decir(cliente, aviso(f'Enviado a {destino.nick} en privado.'))
 
 
-class Comando(NamedTuple):
-    argumento: str
-    ayuda: str
-    accion: Callable
-
-
-COMANDOS = {
-    '/ayuda': Comando('', 'muestra los comandos', _ayuda),
-    '/usuarios': Comando('', 'quién está en la sala', _usuarios),
-    '/nick': Comando('NUEVO', 'cambia tu nick', _nick),
-    '/privado': Comando('NICK TEXTO', 'dice algo solo a una persona', _privado),
-    # Salir termina la conversación, así que lo atiende `conversar`; está aquí para que /ayuda lo diga.
-    '/salir': Comando('', 'te vas; también #LOGOUT', None),
-}
+# /salir no está: termina la conversación, y eso lo hace `conversar`.
+ACCIONES = {'/ayuda': _ayuda, '/usuarios': _usuarios, '/nick': _nick, '/privado': _privado}
 
 
 # ── El que acepta ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,572 @@
+"""La terminal de una persona: los mensajes pasan por encima y lo que está escribiendo no se mueve.
+
+    teclado ──▶ Editor ──▶ líneas ──▶ enviar         recibir ──▶ líneas ──▶ Vestuario ──▶ pantalla
+
+La línea de edición es siempre la última. Para enseñar algo se borra, se escribe encima, y se vuelve a dibujar con el
+cursor donde estaba, todo en un solo envío a la terminal: lo dicho sube a la memoria de desplazamiento de la propia
+terminal, como en cualquier programa. No se usa `readline`: quien lo espera no puede a la vez atender a la red ni cambiar
+la pregunta, otro hilo no puede sacarlo de ahí, y su variante libedit no desplaza líneas largas en horizontal.
+
+`Editor` y `Vestuario` no tocan la terminal. `Pantalla` sí, y solo desde el hilo `enviar`: lo que otros hilos quieren
+enseñar espera en una cola. `Llana` ofrece lo mismo sin mover el cursor: tuberías, `TERM=dumb`, lectores de pantalla.
+"""
+
+import codecs
+import collections
+import datetime
+import os
+import re
+import select
+import socket
+import sys
+import threading
+import unicodedata
+import zlib
+
+import protocolo
+
+# ── Anchura ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def anchura(texto):
+    """Columnas que ocupa `texto` en una terminal: 2 por carácter ancho, 0 por marca o unión (UAX #11)."""
+    return len(texto) if texto.isascii() else sum(map(_columnas, texto))
+
+
+def _columnas(caracter):
+    if unicodedata.category(caracter) in ('Mn', 'Me', 'Cf'):
+        return 0
+    return 2 if unicodedata.east_asian_width(caracter) in 'WF' else 1
+
+
+# ── Edición ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+class Editor:
+    """La línea que se está escribiendo: teclas → texto. Sin terminal.
+
+    `completar(comienzo)`, recibe lo que hay antes del cursor y devuelve las palabras que podrían ponerse en lugar de la
+    última.
+    """
+
+    MAX_HISTORIA = 500      # líneas
+
+    def __init__(self, completar=lambda comienzo: []):
+        self.texto, self.cursor = '', 0
+        self._completar = completar
+        self._opciones = []             # las de Tab que aún no se han ofrecido
+        self._historia, self._puesto, self._borrador = [], 0, ''
+        self._descodificador = codecs.getincrementaldecoder('utf-8')('replace')
+        self._secuencia = ''            # secuencia de escape a medias
+        self._pegando = False
+        self._cortado = ''
+        self._controles = {
+            '\x01': self.al_principio, '\x05': self.al_final, '\x02': self.izquierda, '\x06': self.derecha,
+            '\x7f': self.borrar_antes, '\x08': self.borrar_antes, '\x0b': self.cortar_final,
+            '\x15': self.cortar_principio, '\x17': self.cortar_palabra, '\x19': self.poner_cortado,
+            '\x10': self.anterior, '\x0e': self.siguiente, '\t': self.completar,
+        }
+        self._secuencias = {        # lo que sigue a ESC
+            '[A': self.anterior, '[B': self.siguiente, '[C': self.derecha, '[D': self.izquierda,
+            'OA': self.anterior, 'OB': self.siguiente, 'OC': self.derecha, 'OD': self.izquierda,
+            '[H': self.al_principio, '[F': self.al_final, '[1~': self.al_principio, '[4~': self.al_final,
+            'OH': self.al_principio, 'OF': self.al_final, '[7~': self.al_principio, '[8~': self.al_final,
+            '[3~': self.borrar, 'f': self.palabra_derecha, 'b': self.palabra_izquierda,
+            '[1;5C': self.palabra_derecha, '[1;5D': self.palabra_izquierda,
+            '[200~': self._empezar_pegado, '[201~': self._acabar_pegado,
+        }
+
+    def teclear(self, datos):
+        """Aplica los bytes que llegan del teclado. Da las líneas que se completan; `None`, si es Ctrl+D en una vacía."""
+        for tecla in self._descodificador.decode(datos):
+            if self._secuencia:
+                self._seguir_secuencia(tecla)
+            elif tecla == '\x1b':
+                self._secuencia = tecla
+            elif tecla in '\r\n':
+                yield self._aceptar()
+            elif tecla == '\x04' and not self._pegando:
+                if not self.texto:
+                    yield None
+                self.borrar()
+            elif tecla in self._controles and not self._pegando:
+                if tecla != '\t':
+                    self._opciones = []
+                self._controles[tecla]()
+            else:
+                self.insertar(protocolo.limpiar(tecla))
+
+    def _seguir_secuencia(self, tecla):
+        self._secuencia += tecla
+        cuerpo = self._secuencia[1:]
+        # CSI acaba en una letra o ~ (ECMA-48, 5.4); SS3 y Meta, en el siguiente carácter.
+        completa = '\x40' <= tecla <= '\x7e' and cuerpo != '[' if cuerpo[0] == '[' else cuerpo != 'O'
+        if completa or len(cuerpo) > 16:
+            self._secuencia, self._opciones = '', []
+            self._secuencias.get(cuerpo, lambda: None)()
+
+    def _aceptar(self):
+        linea = self.texto
+        if linea.strip() and linea not in self._historia[-1:]:
+            self._historia = [*self._historia[1 - self.MAX_HISTORIA:], linea]
+        self.poner('')
+        return linea
+
+    def poner(self, texto):
+        """Cambia lo escrito por `texto`, con el cursor al final."""
+        self.texto, self.cursor = texto, len(texto)
+        self._puesto, self._borrador, self._opciones = len(self._historia), '', []
+
+    def insertar(self, texto):
+        self.texto = self.texto[:self.cursor] + texto + self.texto[self.cursor:]
+        self.cursor += len(texto)
+        self._opciones = []
+
+    # Movimiento: un paso es lo que se ve como un carácter, con sus marcas
+
+    def izquierda(self):
+        while self.cursor > 0:
+            self.cursor -= 1
+            if self.cursor == 0 or _columnas(self.texto[self.cursor]):
+                break
+
+    def derecha(self):
+        while self.cursor < len(self.texto):
+            self.cursor += 1
+            if self.cursor == len(self.texto) or _columnas(self.texto[self.cursor]):
+                break
+
+    def al_principio(self):
+        self.cursor = 0
+
+    def al_final(self):
+        self.cursor = len(self.texto)
+
+    def palabra_izquierda(self):
+        self.cursor = len(re.sub(r'\S+\s*$', '', self.texto[:self.cursor]))
+
+    def palabra_derecha(self):
+        self.cursor += re.match(r'\s*\S*', self.texto[self.cursor:]).end()
+
+    # Borrado
+
+    def _quitar(self, desde, hasta):
+        quitado = self.texto[desde:hasta]
+        self.texto, self.cursor = self.texto[:desde] + self.texto[hasta:], desde
+        return quitado
+
+    def borrar_antes(self):
+        fin = self.cursor
+        self.izquierda()
+        self._quitar(self.cursor, fin)
+
+    def borrar(self):
+        inicio = self.cursor
+        self.derecha()
+        self._quitar(inicio, self.cursor)
+
+    def cortar_final(self):
+        self._cortado = self._quitar(self.cursor, len(self.texto))
+
+    def cortar_principio(self):
+        self._cortado = self._quitar(0, self.cursor)
+
+    def cortar_palabra(self):
+        fin = self.cursor
+        self.palabra_izquierda()
+        self._cortado = self._quitar(self.cursor, fin)
+
+    def poner_cortado(self):
+        self.insertar(self._cortado)
+
+    # Historia
+
+    def anterior(self):
+        self._ir_a(self._puesto - 1)
+
+    def siguiente(self):
+        self._ir_a(self._puesto + 1)
+
+    def _ir_a(self, puesto):
+        if not 0 <= puesto <= len(self._historia):
+            return
+        if self._puesto == len(self._historia):
+            self._borrador = self.texto
+        self._puesto = puesto
+        self.texto = self._historia[puesto] if puesto < len(self._historia) else self._borrador
+        self.cursor = len(self.texto)
+
+    # Tab y pegado
+
+    def completar(self):
+        """La primera vez ofrece la primera opción; las siguientes, las demás en rueda."""
+        if not self._opciones:
+            comienzo = self.texto[:self.cursor]
+            self._base = len(comienzo) - len(comienzo.split(' ')[-1])
+            self._opciones = self._completar(comienzo)
+        if self._opciones:
+            opcion, *resto = self._opciones
+            self._quitar(self._base, self.cursor)
+            self.insertar(opcion)
+            self._opciones = [*resto, opcion]
+
+    def _empezar_pegado(self):
+        self._pegando = True
+
+    def _acabar_pegado(self):
+        self._pegando = False
+
+    def fila(self, pregunta, ancho):
+        """Lo que se ve en `ancho` columnas, `(texto, columna del cursor)`: si no cabe, se desplaza en horizontal."""
+        pregunta = pregunta if anchura(pregunta) <= ancho - 14 else '> '
+        libre = max(1, ancho - anchura(pregunta) - 1)       # la última columna queda libre: ahí algunas saltan de línea
+        inicio = 0
+        while anchura(self.texto[inicio:self.cursor]) > libre - 1:
+            # de medio en medio ancho, para que el texto no se mueva a cada tecla
+            inicio = _avanzar(self.texto, inicio, max(1, libre // 2))
+        fin = _avanzar(self.texto, inicio, libre)
+        return (pregunta + self.texto[inicio:fin],
+                anchura(pregunta) + anchura(self.texto[inicio:self.cursor]))
+
+
+def _avanzar(texto, posicion, columnas):
+    """La posición a la que se llega desde `posicion` sin pasar de `columnas`, avanzando al menos un carácter."""
+    inicio = posicion
+    while posicion < len(texto):
+        columnas -= _columnas(texto[posicion])
+        if columnas < 0 and posicion > inicio:
+            break
+        posicion += 1
+    return posicion
+
+
+# ── Aspecto ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Colores de la paleta de 256 con contraste de al menos 3 a 1 sobre negro y sobre blanco (WCAG 2.1, 1.4.11).
+PALETA = (27, 28, 30, 31, 62, 64, 67, 94, 97, 99, 100, 128, 130, 131, 133, 161, 163, 166)
+MESES = ('enero', 'febrero', 'marzo', 'abril', 'mayo', 'junio', 'julio', 'agosto', 'septiembre', 'octubre',
+         'noviembre', 'diciembre')
+DIAS = ('lunes', 'martes', 'miércoles', 'jueves', 'viernes', 'sábado', 'domingo')
+TENUE, NEGRITA, CURSIVA, INVERSO = '2', '1', '3', '7'
+
+
+class Vestuario:
+    """Da a cada línea su hora y sus colores. Con `color` falso, solo la hora."""
+
+    def __init__(self, color, ahora=datetime.datetime.now):
+        self._color, self._ahora = color, ahora
+        self._dia = ahora().date()
+
+    def vestir(self, linea, nick):
+        """Las líneas de pantalla de una línea de la sala, para quien se llama `nick`."""
+        autor, resto = protocolo.autor(linea)
+        if autor is None:
+            return self._con_hora(self._pintar(linea, TENUE))
+        privado = resto.startswith('(privado) ')
+        nombrado = nombra(resto, nick)
+        quien = self._pintar(f'[{autor}]', f'38;5;{color_de(autor)}', NEGRITA)
+        resto = self._pintar(resto, *[CURSIVA] * privado, *[NEGRITA] * nombrado)
+        aviso = '\a' if nombrado or privado else ''
+        return self._con_hora(f'{self._pintar(quien, INVERSO) if nombrado else quien} {resto}{aviso}')
+
+    def vestir_propia(self, texto, nick):
+        """Las de algo que escribe uno mismo: lo que dice, o un comando."""
+        if texto.startswith('/') and not texto.startswith('//'):
+            return self._con_hora(self._pintar(texto, TENUE))
+        texto = texto[1:] if texto.startswith('//') else texto
+        return self._con_hora(self._pintar(f'[{nick}]', f'38;5;{color_de(nick)}', NEGRITA, '4') + ' ' + texto)
+
+    def vestir_programa(self, texto):
+        """Las de algo que dice el programa."""
+        return self._con_hora(self._pintar(f'— {texto}', CURSIVA))
+
+    def _con_hora(self, texto):
+        ahora = self._ahora()
+        lineas = [self._pintar(ahora.strftime('%H:%M'), TENUE) + ' ' + texto]
+        if ahora.date() != self._dia:
+            self._dia = ahora.date()
+            fecha = f'{DIAS[ahora.weekday()]}, {ahora.day} de {MESES[ahora.month - 1]} de {ahora.year}'
+            lineas.insert(0, self._pintar(f'— {fecha} —', TENUE))
+        return lineas
+
+    def _pintar(self, texto, *estilos):
+        return f'\x1b[{";".join(estilos)}m{texto}\x1b[0m' if self._color and estilos else texto
+
+
+def color_de(nick):
+    """El color de un nick: siempre el mismo, en todas las pantallas."""
+    return PALETA[zlib.crc32(protocolo.clave_nick(nick).encode()) % len(PALETA)]
+
+
+def nombra(texto, nick):
+    """Si `texto` nombra a `nick` como palabra entera."""
+    return bool(re.search(rf'(?<![\w.-]){re.escape(nick.casefold())}(?![\w-])', texto.casefold()))
+
+
+# ── La entrada y la salida sin cursor ────────────────────────────────────────────────────────────────────────────
+
+class Llana:
+    """Líneas que entran y líneas que salen, sea un teclado, una tubería o un archivo.
+
+    La entrada se lee sin pasar por `sys.stdin`: su búfer esconde a `select` líneas que ya han llegado, y un hilo parado
+    en él no deja terminar al intérprete. Lo que dice la sala va a la salida estándar; lo que dice el programa, a la de
+    errores.
+    """
+
+    def __init__(self, max_linea):
+        self._lector = protocolo.Lineas(max_linea)
+        self._lineas = []
+        self.agotada = sys.stdin is None        # «python cliente.py <&-»
+        self.hay_persona = not self.agotada and sys.stdin.isatty()
+        if not self.agotada:
+            self.fileno, self._recibir = _enchufar_entrada()
+
+    def leer(self):
+        """Lee una vez, cuando `select` dice que se puede, y devuelve las líneas que se completan."""
+        try:
+            datos = self._recibir()
+        except OSError:
+            datos = b''     # la terminal ha desaparecido
+        return self._interpretar(datos)
+
+    def _interpretar(self, datos):
+        lineas = self._lector.recibir(datos) if datos else self._lector.terminar()
+        if self._lector.rebosa:
+            self.decir('La entrada trae una línea descomunal, que no es texto: no leo más.')
+        self.agotada = not datos or self._lector.rebosa
+        return lineas
+
+    def preguntar(self, pregunta):
+        """Pregunta y espera la respuesta. `None`: se acabó la entrada."""
+        self._escribir('stderr', pregunta + (' ' if self.hay_persona else '\n'))
+        while not self._lineas and not self.agotada:
+            select.select([self], [], [])
+            self._lineas += self.leer()
+        return self._lineas.pop(0) if self._lineas else None
+
+    def leidas(self):
+        """Las líneas que llegaron junto a una respuesta y nadie ha pedido aún."""
+        lineas, self._lineas = self._lineas, []
+        return lineas
+
+    def mostrar(self, linea, nick):
+        """Lo que dice la sala. `BrokenPipeError`: ya no hay quien lo lea."""
+        if not self._escribir('stdout', linea + '\n'):
+            raise BrokenPipeError
+
+    def decir(self, texto):
+        """Lo que dice el programa."""
+        self._escribir('stderr', texto + '\n')
+
+    @staticmethod
+    def _escribir(salida, texto):
+        """Falso si al otro lado ya no hay nadie: entonces esa salida se da por cerrada."""
+        try:
+            print(texto, end='', file=getattr(sys, salida), flush=True)
+        except OSError:
+            setattr(sys, salida, open(os.devnull, 'w'))     # o el intérprete fallaría al vaciarla al final
+            return False
+        return True
+
+    # Lo que solo tiene sentido con cursor
+
+    def empezar(self, despertar, completar):
+        """A partir de aquí la usa el hilo `enviar`, al que `despertar` saca de su espera."""
+
+    def tomar(self):
+        """Vuelve de Ctrl+Z."""
+
+    def soltar(self):
+        """Se va a Ctrl+Z."""
+
+    def redibujar(self):
+        """La ventana ha cambiado de tamaño."""
+
+    def repetir(self, texto, nick):
+        """Lo que acaba de decir uno mismo: aquí ya está en pantalla."""
+
+    def devolver(self, texto):
+        """Pone en la línea de edición algo que no se pudo enviar."""
+
+    def refrescar(self, pregunta):
+        """Enseña lo que espere en la cola y la línea de edición."""
+
+    def terminar(self):
+        """Deja la terminal como estaba."""
+
+
+def _enchufar_entrada():
+    """Un `fileno` que se puede dar a `select` y una función que lee de él."""
+    descriptor = sys.stdin.fileno()
+    if os.name != 'nt':
+        return lambda: descriptor, lambda: os.read(descriptor, 4096)
+    # En Windows `select` solo admite sockets: un hilo copia la entrada a uno. daemon: está siempre parado leyendo, y
+    # solo el final del programa lo saca de ahí.
+    destino, origen = socket.socketpair()
+    threading.Thread(target=_copiar_entrada, args=(sys.stdin.buffer.raw, destino), daemon=True).start()
+    return origen.fileno, lambda: origen.recv(4096)
+
+
+def _copiar_entrada(origen, destino):
+    with destino:
+        while datos := origen.read(4096):
+            destino.sendall(datos)
+
+
+# ── La pantalla de una persona ───────────────────────────────────────────────────────────────────────────────────
+
+class Pantalla(Llana):
+    """Una terminal con cursor. Tras `empezar`, todo lo que se ve lo escribe `refrescar`, en el hilo `enviar`."""
+
+    MAX_COLA = 1000     # líneas: si la terminal no da abasto, `recibir` espera, y TCP frena al servidor
+
+    def __init__(self, max_linea, color):
+        super().__init__(max_linea)
+        self._vestuario = Vestuario(color)
+        self._editor = None
+        self._cola = collections.deque()        # de cualquier hilo a `refrescar`: (cómo se viste, argumentos)
+        self._vaciada = threading.Event()
+        self._dibujado = None                   # lo que hay ahora en la línea de edición
+        self._en_uso = False                    # si la terminal está en modo crudo y es nuestra
+        self._restaurar = self._despertar = lambda: None
+
+    def empezar(self, despertar, completar):
+        self._despertar, self._editor = despertar, Editor(completar)
+        self.tomar()
+
+    def tomar(self):
+        """Toma la terminal, al empezar o al volver de Ctrl+Z: modo crudo, y la línea de edición abajo del todo."""
+        self._restaurar = modo_crudo()
+        self._escribir_todo(f'\x1b[?2004h\x1b[{_tamano().lines};1H')
+        self._dibujado, self._en_uso = None, True
+        self._despertar()
+
+    def soltar(self):
+        """La deja como estaba, con el cursor en una línea nueva."""
+        if self._en_uso:
+            self._en_uso = False
+            self._escribir_todo('\r\x1b[J\x1b[?2004l')
+            self._restaurar()
+
+    def redibujar(self):
+        """La ventana ha cambiado de tamaño."""
+        self._dibujado = None
+        self._despertar()
+
+    def _interpretar(self, datos):
+        if self._editor is None:
+            return super()._interpretar(datos)
+        lineas = list(self._editor.teclear(datos))
+        self.agotada = not datos or None in lineas
+        return [linea for linea in lineas if linea is not None]
+
+    def mostrar(self, linea, nick):
+        self._encolar(self._vestuario.vestir, linea, nick)
+        self._vaciada.clear()
+        if len(self._cola) > self.MAX_COLA and self._en_uso:
+            self._vaciada.wait()
+
+    def decir(self, texto):
+        if self._en_uso:
+            self._encolar(self._vestuario.vestir_programa, texto)
+        else:
+            super().decir(texto)
+
+    def repetir(self, texto, nick):
+        self._encolar(self._vestuario.vestir_propia, texto, nick)
+
+    def _encolar(self, vestir, *argumentos):
+        self._cola.append((vestir, argumentos))
+        self._despertar()
+
+    def devolver(self, texto):
+        self._editor.poner(texto)
+
+    def refrescar(self, pregunta):
+        if not self._en_uso:
+            return
+        lineas = self._lo_encolado()
+        ancho = _tamano().columns
+        fila, columna = self._editor.fila(pregunta, ancho)
+        if lineas or (fila, columna, ancho) != self._dibujado:
+            self._dibujado = fila, columna, ancho
+            cursor = f'\r\x1b[{columna}C' if columna else '\r'
+            self._escribir_todo('\r\x1b[J' + ''.join(linea + '\n' for linea in lineas) + fila + cursor)
+
+    def _lo_encolado(self):
+        lineas = []
+        while self._cola:
+            vestir, argumentos = self._cola.popleft()
+            lineas += vestir(*argumentos)
+        self._vaciada.set()
+        return lineas
+
+    def terminar(self):
+        if self._en_uso:
+            self.refrescar('')
+            self.soltar()
+        self._vaciada.set()
+
+    @staticmethod
+    def _escribir_todo(texto):
+        datos = texto.encode('utf-8', 'replace')
+        try:
+            while datos:
+                datos = datos[os.write(sys.stdout.fileno(), datos):]
+        except OSError:
+            pass    # la ventana se ha cerrado: la lectura lo notará
+
+
+def _tamano():
+    try:
+        return os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return os.terminal_size((80, 24))
+
+
+def modo_crudo():
+    """Pone la terminal a dar cada tecla en cuanto se pulsa, sin eco; Ctrl+C y Ctrl+Z siguen siendo señales.
+
+    Devuelve la función que la deja como estaba.
+    """
+    if os.name == 'nt':
+        return _modo_crudo_de_windows()
+    import termios
+    descriptor = sys.stdin.fileno()
+    antes, crudo = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
+    crudo[0] &= ~termios.IXON       # Ctrl+S pararía la pantalla, y con ella la despedida
+    crudo[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+    crudo[6][termios.VMIN], crudo[6][termios.VTIME] = 1, 0
+    termios.tcsetattr(descriptor, termios.TCSANOW, crudo)
+
+    def restaurar():
+        try:
+            termios.tcsetattr(descriptor, termios.TCSANOW, antes)
+        except termios.error:
+            pass    # la ventana se ha cerrado
+    return restaurar
+
+
+def _modo_crudo_de_windows():
+    """La consola de Windows entiende las mismas secuencias si se le pide (ENABLE_VIRTUAL_TERMINAL_*)."""
+    import ctypes
+    nucleo = ctypes.windll.kernel32
+
+    def cambiar(canal, quitar, poner):
+        asa, modo = nucleo.GetStdHandle(canal), ctypes.c_uint32()
+        nucleo.GetConsoleMode(asa, ctypes.byref(modo))
+        nucleo.SetConsoleMode(asa, modo.value & ~quitar | poner)
+        return lambda: nucleo.SetConsoleMode(asa, modo)
+
+    eco, linea, teclas_virtuales, salida_virtual = 0x4, 0x2, 0x200, 0x4
+    entrada, salida = cambiar(-10, eco | linea, teclas_virtuales), cambiar(-11, 0, salida_virtual)
+    return lambda: (entrada(), salida())
+
+
+def elegir(max_linea, simple, sin_color):
+    """La que conviene: `Pantalla` si hay una terminal con cursor y no se pide otra cosa; si no, `Llana`.
+
+    `NO_COLOR`: no-color.org. `TERM=dumb`: terminfo(5), una terminal sin órdenes de cursor.
+    """
+    con_cursor = all(flujo and flujo.isatty() for flujo in (sys.stdin, sys.stdout))
+    if simple or not con_cursor or os.environ.get('TERM') == 'dumb':
+        return Llana(max_linea)
+    return Pantalla(max_linea, color=not (sin_color or os.environ.get('NO_COLOR')))
