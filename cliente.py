@@ -241,7 +241,7 @@ class Charla:
         while not self.fin.is_set():
             try:
                 conexion = self._conectar()
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 if not explicado:
                     self._pantalla.decir(self._explicar(error))
                     explicado = True
@@ -316,7 +316,7 @@ class Charla:
         host, puerto = self._servidor
         insisto = 'Sigo intentándolo; Ctrl+C para dejarlo.' if self._espera == float('inf') else \
             f'Lo intento durante {self._espera:g} segundos.'
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, (socket.gaierror, UnicodeError)):
             return f'No encuentro la máquina «{host}»: ¿está bien escrita? {insisto}'
         opcion = '' if puerto == PUERTO else f' --puerto {puerto}'
         return f'No hay ningún servidor en {host}:{puerto}. Para arrancarlo, en otra terminal: ' \

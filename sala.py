@@ -239,8 +239,8 @@ class Despertador:
     def tocar(self):
         try:
             self.escritura.send(b'!')
-        except BlockingIOError:
-            pass    # ya tiene toques de sobra
+        except OSError:
+            pass    # ya tiene toques de sobra, o su hilo ha terminado
 
     def atender(self):
         try:
@@ -317,7 +317,7 @@ class Repartidor:
         tanda = Tanda(entradas, self._siguiente, self._linea)
         self._guardar(tanda)
         for cliente in tanda.vistas:
-            if cliente.cursor is None and not cliente.roto:
+            if cliente.cursor is None and cliente.ultima is None and not cliente.roto:
                 self._al_dia[cliente] = None
         for cliente in list(self._al_dia):
             datos = tanda.para(cliente)
@@ -380,7 +380,7 @@ class Repartidor:
                 return
             sobra = enviados - len(cliente.resto)
             cliente.resto = cliente.resto[enviados:]
-            if sobra > 0:
+            if sobra >= 0:      # también 0: las tandas en que todo era suyo no tienen nada que enviar
                 self._avanzar(cliente, trozos, sobra)
             if enviados < len(datos):
                 return

@@ -348,7 +348,7 @@ def subir_limite_de_descriptores():
 def explicar_fallo(error, ajustes):
     """Por qué no se puede escuchar, y qué hacer."""
     host, puerto = ajustes.host, ajustes.puerto
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+    if isinstance(error, (socket.gaierror, UnicodeError)) or error.errno == errno.EADDRNOTAVAIL:
         return f'{host} no es una dirección de esta máquina. Sin --host, el servidor escucha en {TCP_IP}.'
     if error.errno == errno.EADDRINUSE:
         return (f'el puerto {puerto} está ocupado: quizá ya hay un servidor en marcha. '
@@ -356,6 +356,20 @@ def explicar_fallo(error, ajustes):
     if error.errno == errno.EACCES:
         return f'el puerto {puerto} necesita permisos que no tienes. Usa uno mayor que 1023: python server.py --puerto 5000'
     return f'no puedo escuchar en {host}:{puerto}: {error.strerror}.'
+
+
+def atender_senales(servidor):
+    """Ctrl+C, SIGTERM y el cierre de la ventana paran el servidor con orden. Se instalan todas a mano: a lo que un guion
+    lanza con `&`, SIGINT le llega ignorada."""
+    def parar(*_):
+        signal.set_wakeup_fd(-1)
+        servidor.parar()
+
+    # En Windows una señal no interrumpe a `select`; un byte en este descriptor, sí.
+    signal.set_wakeup_fd(servidor.despertador.escritura.fileno(), warn_on_full_buffer=False)
+    for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):
+        if hasattr(signal, nombre):
+            signal.signal(getattr(signal, nombre), parar)
 
 
 def main(argumentos=None):
@@ -367,13 +381,10 @@ def main(argumentos=None):
     threading.stack_size(ajustes.pila_hilo)
     try:
         servidor = Servidor(ajustes, sala)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         print(f'Error: {explicar_fallo(error, ajustes)}', file=sys.stderr)
         return 1
-    signal.set_wakeup_fd(servidor.despertador.escritura.fileno(), warn_on_full_buffer=False)
-    for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):  # explícitas: con `&` en un guion, SIGINT llega ignorada
-        if hasattr(signal, nombre):
-            signal.signal(getattr(signal, nombre), lambda *_: servidor.parar())
+    atender_senales(servidor)
     mostrar('Escuchando en {}:{} (Ctrl+C para terminar).'.format(*servidor.direccion))
     if ajustes.host not in (TCP_IP, 'localhost', '::1'):
         mostrar('Aviso: cualquiera que llegue a esta máquina por la red puede entrar y leer lo que se dice.')
