@@ -21,10 +21,12 @@ SALIDAS = ('#logout', '/salir')
 # Controles C0 y C1 (salvo el fin de línea, que ya separó las líneas), DEL, separadores de línea y párrafo,
 # órdenes de dirección (UAX #9) y la marca de orden de bytes que Windows pone al principio de los archivos.
 _PROHIBIDOS = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]')
-# Caracteres sin tinta que `str.strip` no considera espacio: un mensaje hecho solo de ellos está vacío.
-_SIN_TINTA = ' \u00a0\u00ad\u061c\u115f\u1160\u200b\u200c\u200d\u200e\u200f\u2060\u2800\u3000\u3164'
+# Lo que no deja tinta, sea espacio o no: un mensaje hecho solo de esto está vacío, y en un nick no se vería.
+_SIN_TINTA = r'\s\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u2060-\u2064\u2800\u3164\uffa0'
+_VACIO = re.compile(f'[{_SIN_TINTA}]*')
+_ORILLAS = re.compile(f'^[{_SIN_TINTA}]+|[{_SIN_TINTA}]+$')
 _CON_PREFIJO = re.compile(r'\[([^\]]*)\] ?(.*)')
-_FUERA_DE_NICK = re.compile(r'[^\w.-]')
+_FUERA_DE_NICK = re.compile(rf'[^\w.-]|[{_SIN_TINTA}]')
 
 
 # ── De bytes a líneas ────────────────────────────────────────────────────────────────────────────────────────────
@@ -94,23 +96,25 @@ def interpretar(linea, prefijos):
     Clases: `MENSAJE`, `COMANDO` (con su barra), `SALIDA`, `LARGO` (pasa de `TAM_BUFFER` caracteres) y `NADA`.
     """
     if linea.startswith(prefijos):
-        linea = linea[linea.index(']') + 2:]
+        linea = linea[len(next(filter(linea.startswith, prefijos))):]
     texto = linea.rstrip()
-    if len(texto) > TAM_BUFFER:
-        return LARGO, texto
     if texto[:1] in '/#':
         return _interpretar_especial(texto)
-    return (NADA if vacio(texto) else MENSAJE), texto
+    return _medir(MENSAJE, texto)
 
 
 def _interpretar_especial(texto):
-    if texto == '':
-        return NADA, texto
     if es_salida(texto):
         return SALIDA, texto
     if texto.startswith('//'):
-        return MENSAJE, texto[1:]
-    return (COMANDO if texto[0] == '/' else MENSAJE), texto
+        return _medir(MENSAJE, texto[1:])
+    return _medir(COMANDO if texto.startswith('/') else MENSAJE, texto)
+
+
+def _medir(clase, texto):
+    if len(texto) > TAM_BUFFER:
+        return LARGO, texto
+    return (NADA if vacio(texto) else clase), texto
 
 
 def es_salida(texto):
@@ -120,7 +124,7 @@ def es_salida(texto):
 
 def vacio(texto):
     """Si en `texto` no hay nada que se vea."""
-    return not texto.strip(_SIN_TINTA).strip()
+    return _VACIO.fullmatch(texto) is not None
 
 
 def presentacion(linea):
@@ -141,7 +145,7 @@ def arreglar_nick(texto):
 
     Devuelve `''` si no queda nada. La cadena que devuelve ya no cambia si se arregla otra vez.
     """
-    texto = unicodedata.normalize('NFC', limpiar(texto).strip(_SIN_TINTA).strip())
+    texto = unicodedata.normalize('NFC', _ORILLAS.sub('', limpiar(texto)))
     return _FUERA_DE_NICK.sub('_', texto)[:TAM_NICK]
 
 
