@@ -14,18 +14,9 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
 
-import pytest
-
+from tests.utiles import PLAZO, RAIZ, Persona
 from tests.vt import Vt
-
-RAIZ = Path(__file__).resolve().parent.parent
-PLAZO = 20      # segundos
-
-solo_posix = pytest.mark.skipif(os.name == 'nt', reason='usa pseudoterminales o señales de POSIX')
-
 
 class Proceso:
     """Un programa en marcha. `salida` es todo lo que ha escrito (en una terminal, también los errores).
@@ -167,30 +158,6 @@ class Proceso:
         self._bastar.close()
 
 
-@pytest.fixture
-def lanzar():
-    """Función que lanza programas; al acabar la prueba se matan los que queden."""
-    procesos = []
-
-    def nuevo(*argumentos, **opciones):
-        procesos.append(Proceso(*argumentos, **opciones))
-        return procesos[-1]
-
-    yield nuevo
-    for proceso in reversed(procesos):
-        proceso.matar()
-
-
-@pytest.fixture
-def servidor(lanzar):
-    """Función que arranca `server.py` y devuelve `(proceso, puerto)`."""
-    def nuevo(*argumentos, puerto=0):
-        proceso = lanzar('server.py', '--puerto', puerto, '--ritmo', 0, *argumentos)
-        proceso.esperar('Escuchando en ')
-        return proceso, int(proceso.salida.split(':')[1].split()[0])
-    return nuevo
-
-
 def puerto_libre_de_clase():
     """Un puerto libre que la pregunta del cliente admite (de 1024 a 5000)."""
     while True:
@@ -202,47 +169,13 @@ def puerto_libre_de_clase():
         return puerto
 
 
-class Vecino:
+class Vecino(Persona):
     """Alguien en la sala, al otro lado de un socket desnudo, que recuerda las líneas que recibe."""
 
     def __init__(self, puerto, nick):
-        self._conexion = socket.create_connection(('127.0.0.1', puerto), PLAZO)
-        self._lector = self._conexion.makefile('r', encoding='utf-8', newline='\n')
-        self.lineas = []
-        self.decir(nick)
-        self.esperar(f'* Tu nick es {nick}')
-
-    def decir(self, texto):
-        self._conexion.sendall((texto + '\n').encode())
+        super().__init__(('127.0.0.1', puerto))
+        self.lineas = self.entrar(nick)
 
     def esperar(self, buscada):
         """Lee hasta la línea `buscada`."""
-        while not self.lineas or self.lineas[-1] != buscada:
-            linea = self._lector.readline()
-            assert linea, f'se cerró sin decir {buscada!r}: {self.lineas[-20:]}'
-            self.lineas.append(linea.rstrip('\n'))
-
-    def cerrar(self):
-        self._lector.close()
-        self._conexion.close()
-
-
-@pytest.fixture
-def vecino():
-    vecinos = []
-
-    def nuevo(*argumentos):
-        vecinos.append(Vecino(*argumentos))
-        return vecinos[-1]
-
-    yield nuevo
-    for uno in vecinos:
-        uno.cerrar()
-
-
-def hasta(condicion):
-    """Espera a que se cumpla una condición que no avisa de que cambia."""
-    plazo = time.monotonic() + PLAZO
-    while not condicion():
-        assert time.monotonic() < plazo, 'la condición no llegó a cumplirse'
-        time.sleep(0.01)
+        self.lineas += self.hasta(buscada)

@@ -9,16 +9,18 @@ import pytest
 import cliente
 import config
 import terminal
-from tests.procesos import lanzar, puerto_libre_de_clase, servidor, solo_posix, vecino  # noqa: F401
+from tests.procesos import puerto_libre_de_clase
 
 if os.name != 'nt':
     import termios
 
+solo_posix = pytest.mark.skipif(os.name == 'nt', reason='usa pseudoterminales o señales de POSIX')
+
 
 # ── Preguntas ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-def test_las_preguntas_se_contestan_desde_una_tuberia(servidor, lanzar, vecino):
-    _, puerto = servidor(puerto=puerto_libre_de_clase())
+def test_las_preguntas_se_contestan_desde_una_tuberia(arrancar, lanzar, vecino):
+    _, puerto = arrancar(puerto=puerto_libre_de_clase())
     ana = vecino(puerto, 'ana')
     luis = lanzar('cliente.py')
     luis.escribir(f'{puerto}\nluis\nhola, ñ 漢字 😀\n')
@@ -28,8 +30,8 @@ def test_las_preguntas_se_contestan_desde_una_tuberia(servidor, lanzar, vecino):
     ana.esperar('* luis salió.')
 
 
-def test_con_opciones_no_se_pregunta_nada(servidor, lanzar):
-    _, puerto = servidor()
+def test_con_opciones_no_se_pregunta_nada(arrancar, lanzar):
+    _, puerto = arrancar()
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
     bot.cerrar_entrada()
     assert bot.acabar() == 0
@@ -107,8 +109,8 @@ def test_un_nick_malo_en_las_opciones_es_un_error(lanzar):
 @solo_posix
 @pytest.mark.parametrize('despedida', ['#LOGOUT\n', '/salir\n', '#logout\n', '\x03', '\x04', signal.SIGTERM],
                          ids=['#LOGOUT', '/salir', '#logout', 'Ctrl+C', 'Ctrl+D', 'SIGTERM'])
-def test_toda_forma_de_irse_se_despide_y_deja_la_terminal_como_estaba(servidor, lanzar, vecino, despedida):
-    _, puerto = servidor()
+def test_toda_forma_de_irse_se_despide_y_deja_la_terminal_como_estaba(arrancar, lanzar, vecino, despedida):
+    _, puerto = arrancar()
     ana = vecino(puerto, 'ana')
     luis = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', terminal=True)
     antes = termios.tcgetattr(luis.esclavo)
@@ -137,8 +139,8 @@ def test_irse_sin_conexion_no_espera(lanzar):
 
 
 @solo_posix
-def test_no_queda_ningun_hilo_al_terminar(servidor, monkeypatch):
-    _, puerto = servidor()
+def test_no_queda_ningun_hilo_al_terminar(arrancar, monkeypatch):
+    _, puerto = arrancar()
     antes = threading.active_count()
 
     monkeypatch.setattr('sys.stdin', None)
@@ -168,18 +170,18 @@ def test_una_maquina_que_no_existe_se_explica(lanzar):
     assert 'No encuentro la máquina «no.existe.invalid»' in bot.errores
 
 
-def test_el_cliente_espera_al_servidor_que_aun_no_esta(servidor, lanzar, vecino):
+def test_el_cliente_espera_al_servidor_que_aun_no_esta(arrancar, lanzar, vecino):
     puerto = puerto_libre_de_clase()
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
     bot.escribir('esto se escribió antes\n')
     bot.esperar('No hay ningún servidor')
-    servidor('--mostrar', puerto=puerto)[0].esperar('[bot] esto se escribió antes')
+    arrancar('--mostrar', puerto=puerto)[0].esperar('[bot] esto se escribió antes')
 
 
 @solo_posix
-def test_tras_reiniciar_el_servidor_vuelven_los_tres_y_llega_lo_escrito(servidor, lanzar):
+def test_tras_reiniciar_el_servidor_vuelven_los_tres_y_llega_lo_escrito(arrancar, lanzar):
     puerto = puerto_libre_de_clase()
-    primero, _ = servidor(puerto=puerto)
+    primero, _ = arrancar(puerto=puerto)
     nicks = ('ana', 'luis', 'eva')
     clientes = [lanzar('cliente.py', '--puerto', puerto, '--nick', nick, terminal=True) for nick in nicks]
     for uno, nick in zip(clientes, nicks):
@@ -189,7 +191,7 @@ def test_tras_reiniciar_el_servidor_vuelven_los_tres_y_llega_lo_escrito(servidor
     for uno in clientes:
         uno.esperar('Se ha cortado la conexión')
     clientes[0].escribir('sigo aquí\ny escribo\n')
-    segundo, _ = servidor('--mostrar', puerto=puerto)
+    segundo, _ = arrancar('--mostrar', puerto=puerto)
     for nick in nicks:
         segundo.esperar(f'+ {nick} (')
     segundo.esperar('[ana] sigo aquí\n[ana] y escribo')
@@ -198,7 +200,7 @@ def test_tras_reiniciar_el_servidor_vuelven_los_tres_y_llega_lo_escrito(servidor
 
 
 @solo_posix
-def test_sin_conexion_se_guardan_las_ultimas_mil_lineas(servidor, lanzar):
+def test_sin_conexion_se_guardan_las_ultimas_mil_lineas(arrancar, lanzar):
     puerto = puerto_libre_de_clase()
     luis = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', terminal=True)
     luis.esperar('No hay ningún servidor')
@@ -206,27 +208,27 @@ def test_sin_conexion_se_guardan_las_ultimas_mil_lineas(servidor, lanzar):
         luis.escribir(f'línea {numero}\n')
     luis.esperar('Sin conexión solo guardo las últimas 1000 líneas')
     luis.escribir('última\n')
-    proceso, _ = servidor('--mostrar', puerto=puerto)
+    proceso, _ = arrancar('--mostrar', puerto=puerto)
     proceso.esperar('[luis] última')
     dichas = [linea for linea in proceso.salida.splitlines() if linea.startswith('[luis]')]
     assert dichas == [f'[luis] línea {numero}' for numero in range(101, 1100)] + ['[luis] última']
 
 
-def test_el_nick_de_la_vuelta_es_el_ultimo_confirmado(servidor, lanzar):
+def test_el_nick_de_la_vuelta_es_el_ultimo_confirmado(arrancar, lanzar):
     puerto = puerto_libre_de_clase()
-    primero, _ = servidor(puerto=puerto)
+    primero, _ = arrancar(puerto=puerto)
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
     bot.escribir('/nick robot\n')
     bot.esperar('* Tu nick es robot')
     primero.enviar_senal(signal.SIGTERM)
     primero.acabar()
-    servidor(puerto=puerto)[0].esperar('+ robot (')
+    arrancar(puerto=puerto)[0].esperar('+ robot (')
 
 
 # ── Lo que se escribe y lo que se muestra ────────────────────────────────────────────────────────────────────────
 
-def test_lo_largo_se_rechaza_con_su_longitud_y_lo_vacio_no_se_envia(servidor, lanzar, vecino):
-    _, puerto = servidor()
+def test_lo_largo_se_rechaza_con_su_longitud_y_lo_vacio_no_se_envia(arrancar, lanzar, vecino):
+    _, puerto = arrancar()
     ana = vecino(puerto, 'ana')
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
     bot.escribir('ñ' * 200 + '\n' + 'x' * 201 + '\n\n   \n\t\nfin\n')
@@ -235,8 +237,8 @@ def test_lo_largo_se_rechaza_con_su_longitud_y_lo_vacio_no_se_envia(servidor, la
     bot.esperar('tiene 201 caracteres y el límite es 200')
 
 
-def test_no_se_pierde_ninguna_linea_de_un_archivo_largo(servidor, lanzar, vecino):
-    _, puerto = servidor()
+def test_no_se_pierde_ninguna_linea_de_un_archivo_largo(arrancar, lanzar, vecino):
+    _, puerto = arrancar()
     ana = vecino(puerto, 'ana')
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
     lineas = [f'línea {numero}' for numero in range(5000)]
@@ -247,8 +249,8 @@ def test_no_se_pierde_ninguna_linea_de_un_archivo_largo(servidor, lanzar, vecino
     assert [linea[6:] for linea in ana.lineas if linea.startswith('[bot] ')] == lineas
 
 
-def test_lo_recibido_sale_enseguida_por_la_tuberia_y_solo_eso(servidor, lanzar, vecino):
-    _, puerto = servidor()
+def test_lo_recibido_sale_enseguida_por_la_tuberia_y_solo_eso(arrancar, lanzar, vecino):
+    _, puerto = arrancar()
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
     bot.esperar('Hola, bot')
     ana = vecino(puerto, 'ana')
@@ -259,8 +261,8 @@ def test_lo_recibido_sale_enseguida_por_la_tuberia_y_solo_eso(servidor, lanzar, 
 
 
 @solo_posix
-def test_si_nadie_lee_su_salida_termina_sin_ruido(servidor, lanzar, vecino):
-    _, puerto = servidor()
+def test_si_nadie_lee_su_salida_termina_sin_ruido(arrancar, lanzar, vecino):
+    _, puerto = arrancar()
     ana = vecino(puerto, 'ana')
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', sin_lector=True)
     ana.esperar('* bot salió.')

@@ -11,10 +11,13 @@ import pytest
 
 import protocolo
 import terminal
-from tests.procesos import PLAZO, lanzar, puerto_libre_de_clase, servidor, solo_posix, vecino  # noqa: F401
+from tests.procesos import puerto_libre_de_clase
+from tests.utiles import PLAZO
 
 if os.name != 'nt':
     import termios
+
+solo_posix = pytest.mark.skipif(os.name == 'nt', reason='usa pseudoterminales o señales de POSIX')
 
 ARRIBA, ABAJO, DERECHA, IZQUIERDA, INICIO, FIN, SUPR = '\x1b[A', '\x1b[B', '\x1b[C', '\x1b[D', '\x1b[H', '\x1b[F', '\x1b[3~'
 
@@ -149,10 +152,10 @@ def test_los_nicks_se_aprenden_de_lo_que_se_ve():
 # ── La pantalla ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 @pytest.fixture
-def luis(servidor, lanzar):
+def luis(arrancar, lanzar):
     """Un cliente en una terminal, ya dentro de la sala. `luis.puerto`, para que entren los demás."""
     def nuevo(*argumentos, **opciones):
-        _, puerto = servidor()
+        _, puerto = arrancar()
         proceso = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', *argumentos, terminal=True, **opciones)
         proceso.puerto = puerto
         proceso.esperar('Hola, luis')
@@ -161,7 +164,7 @@ def luis(servidor, lanzar):
 
 
 def charlar(ana, cuantos, texto='frase número'):
-    ana._conexion.sendall(''.join(f'{texto} {numero}\n' for numero in range(cuantos)).encode())
+    ana.enviar(''.join(f'{texto} {numero}\n' for numero in range(cuantos)).encode())
 
 
 @solo_posix
@@ -267,9 +270,9 @@ def test_cada_cosa_tiene_su_aspecto(luis, vecino):
 
 
 @solo_posix
-def test_el_estado_se_ve_conectando_sin_conexion_con_su_cuenta_y_lo_que_espera(servidor, lanzar):
+def test_el_estado_se_ve_conectando_sin_conexion_con_su_cuenta_y_lo_que_espera(arrancar, lanzar):
     puerto = puerto_libre_de_clase()
-    proceso, _ = servidor(puerto=puerto)
+    proceso, _ = arrancar(puerto=puerto)
     luis = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', terminal=True)
     luis.ver(lambda p: p.ultima() == '[luis]')
     proceso.enviar_senal(signal.SIGTERM)
@@ -277,7 +280,7 @@ def test_el_estado_se_ve_conectando_sin_conexion_con_su_cuenta_y_lo_que_espera(s
     luis.escribir('una\ndos\n')
     luis.ver(lambda p: ', 2 por enviar]' in p.ultima())
     proceso.acabar()
-    servidor(puerto=puerto)
+    arrancar(puerto=puerto)
     luis.ver(lambda p: p.ultima() == '[luis]')
 
 
@@ -350,8 +353,8 @@ def test_veinte_columnas_bastan(luis, vecino):
     ana.esperar('[luis] esto no cabe en veinte columnas')
 
 
-def test_por_una_tuberia_no_sale_ni_un_escape(servidor, lanzar, vecino):
-    _, puerto = servidor()
+def test_por_una_tuberia_no_sale_ni_un_escape(arrancar, lanzar, vecino):
+    _, puerto = arrancar()
     bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
     bot.esperar('Hola, bot')
     vecino(puerto, 'ana').decir('hola bot')
@@ -379,8 +382,8 @@ def test_un_servidor_malicioso_no_mueve_el_cursor_ni_cambia_el_titulo(lanzar):
 @solo_posix
 @pytest.mark.parametrize('despedida', ['/salir\n', '#LOGOUT\n', '\x03', '\x04', signal.SIGTERM, signal.SIGHUP],
                          ids=['/salir', '#LOGOUT', 'Ctrl+C', 'Ctrl+D', 'SIGTERM', 'SIGHUP'])
-def test_acabe_como_acabe_la_terminal_queda_como_estaba(servidor, lanzar, despedida):
-    _, puerto = servidor()
+def test_acabe_como_acabe_la_terminal_queda_como_estaba(arrancar, lanzar, despedida):
+    _, puerto = arrancar()
     luis = lanzar('cliente.py', '--puerto', puerto, terminal=True)
     luis.esperar('Nick:')
     antes = termios.tcgetattr(luis.esclavo)
@@ -405,8 +408,8 @@ def test_si_se_cierra_la_ventana_termina(luis, vecino):
 
 
 @solo_posix
-def test_una_excepcion_tambien_deja_la_terminal_como_estaba(lanzar, tmp_path, servidor):
-    _, puerto = servidor()
+def test_una_excepcion_tambien_deja_la_terminal_como_estaba(lanzar, tmp_path, arrancar):
+    _, puerto = arrancar()
     guion = tmp_path / 'falla.py'
     guion.write_text('import cliente, sys\n'
                      'def falla(*_): raise RuntimeError("a propósito")\n'
