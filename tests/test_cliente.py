@@ -1,0 +1,276 @@
+"""`cliente.py` como lo usa una persona (pseudoterminal) y como lo usa un guion (tuberías)."""
+
+import signal
+
+import pytest
+
+import cliente
+import config
+from tests.procesos import lanzar, puerto_libre_de_clase, servidor, solo_posix, vecino  # noqa: F401
+
+if cliente.os.name != 'nt':
+    import termios
+
+
+# ── Preguntas ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_las_preguntas_se_contestan_desde_una_tuberia(servidor, lanzar, vecino):
+    _, puerto = servidor(puerto=puerto_libre_de_clase())
+    ana = vecino(puerto, 'ana')
+    luis = lanzar('cliente.py')
+    luis.escribir(f'{puerto}\nluis\nhola, ñ 漢字 😀\n')
+    luis.cerrar_entrada()
+    assert luis.acabar() == 0
+    ana.esperar('[luis] hola, ñ 漢字 😀')
+    ana.esperar('* luis salió.')
+
+
+def test_con_opciones_no_se_pregunta_nada(servidor, lanzar):
+    _, puerto = servidor()
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    bot.cerrar_entrada()
+    assert bot.acabar() == 0
+    assert 'Puerto' not in bot.todo and 'Nick:' not in bot.todo
+
+
+@pytest.mark.parametrize('texto, puerto', [('', 5000), ('0', 5000), ('1', 1), ('5000', 5000), ('0080', 80)])
+def test_la_pregunta_del_puerto_admite_de_0_a_5000(texto, puerto):
+    assert cliente.comprobar_puerto(texto) == puerto
+
+
+@pytest.mark.parametrize('texto', ['5001', '-1', 'abc', '5 0', '1e3', '٣', '4999.5', '99999999999999999999'])
+def test_otro_puerto_se_rechaza_diciendo_por_que(texto):
+    with pytest.raises(ValueError, match='de 0 a 5000'):
+        cliente.comprobar_puerto(texto)
+
+
+@pytest.mark.parametrize('texto', ['', 'a b', 'a' * 21, '[ana]', '*', 'ana!'])
+def test_un_nick_que_no_vale_se_rechaza_con_la_regla(texto):
+    with pytest.raises(ValueError, match='de 1 a 20'):
+        cliente.comprobar_nick(texto)
+
+
+@pytest.mark.parametrize('texto', ['ana', 'Íñigo_2', 'x', 'a.b-c', '李', 'n\u0303andu'])
+def test_un_nick_correcto_se_acepta(texto):
+    assert cliente.comprobar_nick(texto)
+
+
+def test_tras_una_respuesta_mala_se_pregunta_otra_vez(lanzar):
+    proceso = lanzar('cliente.py')
+    proceso.escribir('abc\n5001\n')
+    proceso.esperar('«abc» no vale')
+    proceso.esperar('«5001» no vale')
+    proceso.esperar('Puerto (de 0 a 5000', veces=3)
+    proceso.escribir('1\nmi nick\n')
+    proceso.esperar('«mi nick» no vale: un nick tiene de 1 a 20')
+    proceso.esperar('Nick:', veces=2)
+    proceso.escribir('salir\n')
+    assert proceso.acabar() == 0
+
+
+@pytest.mark.parametrize('respuesta', ['salir', 'SALIR', '/salir', '#logout', '#LOGOUT', None])
+@pytest.mark.parametrize('antes', ['', '4000\n'])
+def test_salir_en_una_pregunta_termina_con_educacion(lanzar, antes, respuesta):
+    proceso = lanzar('cliente.py')
+    proceso.escribir(antes + (respuesta + '\n' if respuesta else ''))
+    proceso.cerrar_entrada()
+    assert proceso.acabar() == 0
+    assert 'Hasta luego' in proceso.errores and 'Traceback' not in proceso.todo
+
+
+@solo_posix
+@pytest.mark.parametrize('tecla', ['\x03', '\x04'], ids=['Ctrl+C', 'Ctrl+D'])
+@pytest.mark.parametrize('antes', ['', '4000\n'])
+def test_ctrl_c_y_ctrl_d_en_una_pregunta_terminan_con_educacion(lanzar, antes, tecla):
+    proceso = lanzar('cliente.py', terminal=True)
+    proceso.esperar('Puerto')
+    proceso.escribir(antes)
+    if antes:
+        proceso.esperar('Nick:')
+    proceso.escribir(tecla)
+    assert proceso.acabar() == 0
+    proceso.esperar('Hasta luego')
+    assert 'Traceback' not in proceso.todo
+
+
+def test_un_nick_malo_en_las_opciones_es_un_error(lanzar):
+    proceso = lanzar('cliente.py', '--puerto', 1, '--nick', 'mi nick')
+    assert proceso.acabar() == 2
+    assert 'un nick tiene' in proceso.errores
+
+
+# ── Irse ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+@solo_posix
+@pytest.mark.parametrize('despedida', ['#LOGOUT\n', '/salir\n', '#logout\n', '\x03', '\x04', signal.SIGTERM],
+                         ids=['#LOGOUT', '/salir', '#logout', 'Ctrl+C', 'Ctrl+D', 'SIGTERM'])
+def test_toda_forma_de_irse_se_despide_y_deja_la_terminal_como_estaba(servidor, lanzar, vecino, despedida):
+    _, puerto = servidor()
+    ana = vecino(puerto, 'ana')
+    luis = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', terminal=True)
+    antes = termios.tcgetattr(luis.esclavo)
+    luis.esperar('Tu nick es luis')
+    luis.escribir('hola\n')
+    ana.esperar('[luis] hola')
+    if isinstance(despedida, str):
+        luis.escribir(despedida)
+    else:
+        luis.enviar_senal(despedida)
+    assert luis.acabar() == 0
+    ana.esperar('* luis salió.')
+    luis.esperar('* Hasta luego, luis.')    # lo dice el servidor: se enteró
+    luis.esperar('Hasta luego.')
+    assert 'Traceback' not in luis.todo
+    assert termios.tcgetattr(luis.esclavo) == antes
+
+
+@solo_posix
+def test_irse_sin_conexion_no_espera(lanzar):
+    luis = lanzar('cliente.py', '--puerto', 1, '--nick', 'luis', terminal=True)
+    luis.esperar('No hay ningún servidor')
+    luis.escribir('esto no saldrá\n/salir\n')
+    assert luis.acabar() == 0
+    luis.esperar('Líneas sin enviar: 1.')
+
+
+@solo_posix
+def test_no_queda_ningun_hilo_al_terminar(servidor):
+    import threading
+    _, puerto = servidor()
+    antes = threading.active_count()
+
+    class SinTeclado:
+        agotado, hay_persona = True, False
+        def leidas(self):
+            return []
+
+    charla = cliente.Charla(config.AjustesCliente(), puerto, 'luis', SinTeclado())
+    charla.empezar()
+    assert charla.fin.wait(20)
+    assert charla.terminar() == 0
+    assert threading.active_count() == antes
+
+
+# ── Sin servidor, y cuando vuelve ────────────────────────────────────────────────────────────────────────────────
+
+def test_sin_servidor_lo_dice_y_se_rinde_con_codigo_1_si_la_entrada_es_una_tuberia(lanzar):
+    bot = lanzar('cliente.py', '--puerto', 1, '--nick', 'bot', '--espera', 0.2)
+    bot.escribir('hola\n')
+    bot.cerrar_entrada()
+    assert bot.acabar() == 1
+    assert 'python server.py --puerto 1' in bot.errores
+    assert 'Líneas sin enviar: 1.' in bot.errores
+    assert bot.salida == ''
+
+
+def test_una_maquina_que_no_existe_se_explica(lanzar):
+    bot = lanzar('cliente.py', '--host', 'no.existe.invalid', '--puerto', 1, '--nick', 'bot', '--espera', 0)
+    bot.cerrar_entrada()
+    assert bot.acabar() == 1
+    assert 'No encuentro la máquina «no.existe.invalid»' in bot.errores
+
+
+def test_el_cliente_espera_al_servidor_que_aun_no_esta(servidor, lanzar, vecino):
+    puerto = puerto_libre_de_clase()
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
+    bot.escribir('esto se escribió antes\n')
+    bot.esperar('No hay ningún servidor')
+    servidor('--mostrar', puerto=puerto)[0].esperar('[bot] esto se escribió antes')
+
+
+@solo_posix
+def test_tras_reiniciar_el_servidor_vuelven_los_tres_y_llega_lo_escrito(servidor, lanzar):
+    puerto = puerto_libre_de_clase()
+    primero, _ = servidor(puerto=puerto)
+    nicks = ('ana', 'luis', 'eva')
+    clientes = [lanzar('cliente.py', '--puerto', puerto, '--nick', nick, terminal=True) for nick in nicks]
+    for uno, nick in zip(clientes, nicks):
+        uno.esperar(f'* Tu nick es {nick}')
+    primero.enviar_senal(signal.SIGTERM)
+    assert primero.acabar() == 0
+    for uno in clientes:
+        uno.esperar('Se ha cortado la conexión')
+    clientes[0].escribir('sigo aquí\ny escribo\n')
+    segundo, _ = servidor('--mostrar', puerto=puerto)
+    for nick in nicks:
+        segundo.esperar(f'+ {nick} (')
+    segundo.esperar('[ana] sigo aquí\n[ana] y escribo')
+    for uno in clientes[1:]:
+        uno.esperar('[ana] y escribo')
+
+
+@solo_posix
+def test_sin_conexion_se_guardan_las_ultimas_mil_lineas(servidor, lanzar):
+    puerto = puerto_libre_de_clase()
+    luis = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', terminal=True)
+    luis.esperar('No hay ningún servidor')
+    for numero in range(1100):
+        luis.escribir(f'línea {numero}\n')
+    luis.esperar('Sin conexión solo guardo las últimas 1000 líneas')
+    luis.escribir('última\n')
+    proceso, _ = servidor('--mostrar', puerto=puerto)
+    proceso.esperar('[luis] última')
+    dichas = [linea for linea in proceso.salida.splitlines() if linea.startswith('[luis]')]
+    assert dichas == [f'[luis] línea {numero}' for numero in range(101, 1100)] + ['[luis] última']
+
+
+def test_el_nick_de_la_vuelta_es_el_ultimo_confirmado(servidor, lanzar):
+    puerto = puerto_libre_de_clase()
+    primero, _ = servidor(puerto=puerto)
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
+    bot.escribir('/nick robot\n')
+    bot.esperar('* Tu nick es robot')
+    primero.enviar_senal(signal.SIGTERM)
+    primero.acabar()
+    servidor(puerto=puerto)[0].esperar('+ robot (')
+
+
+# ── Lo que se escribe y lo que se muestra ────────────────────────────────────────────────────────────────────────
+
+def test_lo_largo_se_rechaza_con_su_longitud_y_lo_vacio_no_se_envia(servidor, lanzar, vecino):
+    _, puerto = servidor()
+    ana = vecino(puerto, 'ana')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    bot.escribir('ñ' * 200 + '\n' + 'x' * 201 + '\n\n   \n\t\nfin\n')
+    ana.esperar('[bot] fin')
+    assert [linea for linea in ana.lineas if linea.startswith('[bot]')] == ['[bot] ' + 'ñ' * 200, '[bot] fin']
+    bot.esperar('tiene 201 caracteres y el límite es 200')
+
+
+def test_no_se_pierde_ninguna_linea_de_un_archivo_largo(servidor, lanzar, vecino):
+    _, puerto = servidor()
+    ana = vecino(puerto, 'ana')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    lineas = [f'línea {numero}' for numero in range(5000)]
+    bot.escribir('\n'.join(lineas))     # la última, sin fin de línea
+    bot.cerrar_entrada()
+    assert bot.acabar() == 0
+    ana.esperar('* bot salió.')
+    assert [linea[6:] for linea in ana.lineas if linea.startswith('[bot] ')] == lineas
+
+
+def test_lo_recibido_sale_enseguida_por_la_tuberia_y_solo_eso(servidor, lanzar, vecino):
+    _, puerto = servidor()
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    bot.esperar('Hola, bot')
+    ana = vecino(puerto, 'ana')
+    ana.decir('¿me lees?')
+    bot.esperar('[ana] ¿me lees?')
+    assert bot.salida.splitlines()[-2:] == ['* ana entró.', '[ana] ¿me lees?']
+    assert all(linea.startswith(('* ', '[')) for linea in bot.salida.splitlines())
+
+
+@solo_posix
+def test_si_nadie_lee_su_salida_termina_sin_ruido(servidor, lanzar, vecino):
+    _, puerto = servidor()
+    ana = vecino(puerto, 'ana')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', sin_lector=True)
+    ana.esperar('* bot salió.')
+    assert bot.acabar() == 0
+    assert 'Traceback' not in bot.errores and 'BrokenPipe' not in bot.errores
+
+
+def test_una_linea_descomunal_no_llena_la_memoria():
+    lineas = cliente.protocolo.Lineas(100)
+    assert lineas.recibir(b'hola\n' + b'x' * 101) == ['hola']
+    assert lineas.rebosa
