@@ -1,5 +1,6 @@
 """El servidor por sus sockets: cada promesa, con personas de verdad en un puerto libre."""
 
+import contextlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import sala as modulo_sala
 import protocolo
 import server
 from config import MAX_LINEA
+from sala import apagar
 from tests.utiles import PLAZO, RAIZ, Persona, Proceso, esperar_a, servidor, sockets_abiertos
 
 SOLO_POSIX = pytest.mark.skipif(os.name == 'nt', reason='Windows no tiene estas señales ni estos límites')
@@ -614,30 +616,35 @@ def test_al_cerrar_no_se_espera_a_quien_va_frenado():
         assert beto.hasta(CIERRE)[-1] == CIERRE
 
 
+@contextlib.contextmanager
+def hablando_sin_parar(persona):
+    """Mientras dura, `persona` habla tan deprisa como puede, y no lee."""
+    parar = threading.Event()
+
+    def hablar():
+        while not parar.is_set():
+            try:
+                persona.decir(*['x' * 100] * 50)
+            except OSError:
+                return
+
+    hilo = threading.Thread(target=hablar, daemon=True)
+    hilo.start()
+    try:
+        yield
+    finally:
+        parar.set()
+        apagar(persona.socket, socket.SHUT_RDWR)    # lo saca de un envío que ya nadie va a leer
+        hilo.join(PLAZO)
+
+
 def test_al_cerrar_con_quien_no_para_de_hablar_se_termina_sin_errores():
     with servidor(ritmo=0, plazo_cierre=0.5) as charla:
         ana, beto = charla.grupo('ana', 'beto')
-        parar = threading.Event()
-
-        def hablar_sin_parar():
-            while not parar.is_set():
-                try:
-                    ana.decir(*['x' * 100] * 50)
-                except OSError:
-                    return
-
-        hablador = threading.Thread(target=hablar_sin_parar, daemon=True)
-        oyente = threading.Thread(target=lambda: lineas.extend(beto.hasta_el_final()), daemon=True)
-        lineas = []
-        hablador.start()
-        oyente.start()
-        esperar_a(lambda: charla.sala.mensajes > 1000, 'que hable')
-        charla.parar()
-        oyente.join(PLAZO)
-        parar.set()
-        hablador.join(PLAZO)
-        assert not oyente.is_alive() and not hablador.is_alive()
-        assert CIERRE in lineas
+        with hablando_sin_parar(ana):
+            beto.mensajes(1000)
+            charla.parar()
+            assert CIERRE in beto.hasta_el_final()
 
 
 def test_cerrar_sin_nadie_termina():
@@ -811,28 +818,12 @@ def test_una_senal_con_quien_no_para_de_hablar_cierra_sin_errores(proceso, entra
     programa = proceso('--puerto', '0', '--ritmo', '0')
     direccion = programa.direccion()
     ana, beto = entrar(direccion, 'ana'), entrar(direccion, 'beto')
-    parar = threading.Event()
-
-    def hablar_sin_parar():
-        while not parar.is_set():
-            try:
-                ana.decir(*['x' * 100] * 50)
-            except OSError:
-                return
-
-    lineas = []
-    hilos = [threading.Thread(target=hablar_sin_parar, daemon=True),
-             threading.Thread(target=lambda: lineas.extend(beto.hasta_el_final()), daemon=True)]
-    for hilo in hilos:
-        hilo.start()
-    programa.hasta(lambda linea: linea.startswith('+ beto'))
-    programa.senal(signal.SIGTERM)
-    codigo, salida, errores = programa.final()
-    parar.set()
-    for hilo in hilos:
-        hilo.join(PLAZO)
+    with hablando_sin_parar(ana):
+        beto.mensajes(1000)
+        programa.senal(signal.SIGTERM)
+        assert CIERRE in beto.hasta_el_final()
+        codigo, salida, errores = programa.final()
     assert (codigo, errores) == (0, []) and salida[-1].startswith('Fin: ')
-    assert CIERRE in lineas
 
 
 @SOLO_POSIX
