@@ -40,7 +40,7 @@ class AjustesServidor:
     pausa_sin_recursos: float = 0.5     # entre intentos de aceptar cuando no quedan descriptores o hilos
     max_pendiente: int = 256 * 1024     # lo leído y aún no repartido: con más, los lectores esperan
     max_memoria: int = 16 * 1024 ** 2   # lo repartido que se guarda para los rezagados
-    max_bitacora: int = 10_000          # líneas para la consola si esta se queda parada (Ctrl+S, selección)
+    max_apuntes: int = 10_000           # líneas que esperan si la consola se queda parada (Ctrl+S, selección)
     pila_hilo: int = 256 * 1024         # de cada hilo; la habitual (8 MiB) no deja sitio para miles
     keepalive: tuple = (60, 15, 4)      # silencio, entre sondeos, sondeos: un muerto se nota a los dos minutos
 

@@ -420,7 +420,7 @@ class Repartidor:
         if cliente.cursor < primera.numero:
             perdidas = primera.linea - cliente.linea
             cliente.cursor, cliente.desplazamiento, cliente.linea = primera.numero, 0, primera.linea
-            if perdidas:
+            if perdidas and (cliente.ultima is None or cliente.ultima >= primera.numero):   # no lo posterior a su salida
                 cliente.resto += codificar(aviso(f'Te perdiste {perdidas} mensajes.'))
 
     # Despedidas y cortes

@@ -9,7 +9,7 @@ obedece los comandos y añade lo dicho a la lista de la sala. El resto del camin
 
 import collections
 import errno
-import os
+import select
 import selectors
 import signal
 import socket
@@ -19,7 +19,7 @@ import time
 
 import protocolo
 from config import TAM_LECTURA, TCP_IP, AjustesServidor, leer_opciones
-from protocolo import aviso
+from protocolo import aviso, codificar
 from sala import SIN_ESPERA, Adios, Cliente, Despertador, Repartidor, Sala, apagar
 
 sala = Sala()       # la del programa; las pruebas hacen las suyas
@@ -161,7 +161,9 @@ def obedecer(cliente, sala, texto):
     nombre, _, argumento = texto.partition(' ')
     nombre = nombre.casefold()
     accion, (forma, _) = ACCIONES.get(nombre), protocolo.COMANDOS.get(nombre, ('', ''))
-    if accion is None:
+    if nombre in protocolo.SALIDAS:
+        sala.decir(cliente, aviso(f'Para irte, escribe {nombre} y nada más.'))
+    elif accion is None:
         sala.decir(cliente, aviso(f'Comando desconocido: {nombre}. /ayuda dice los que hay; '
                                   f'para decir algo que empieza por barra, escribe otra delante: /{nombre}'))
     elif forma and not argumento.strip():
@@ -202,19 +204,72 @@ ACCIONES = {'/ayuda': _ayuda, '/usuarios': _usuarios, '/nick': _nick, '/privado'
 
 # ── El que acepta ────────────────────────────────────────────────────────────────────────────────────────────────
 
-class Servidor:
-    """El hilo principal: acepta conexiones, da a cada una su hilo, y escribe en la consola lo que anotan los demás.
+class Consola:
+    """Lo que el servidor cuenta por su salida. Lo anota cualquier hilo; lo escribe solo main, cuando no hay que esperar:
+    una terminal parada (Ctrl+S, texto seleccionado) o una tubería que nadie lee no detienen nada.
 
-    Solo él escribe en la consola: si esta se para (Ctrl+S, o seleccionar texto en Windows), la charla sigue.
+    Donde no se puede saber si habría que esperar (archivos, y Windows) se escribe sin más.
     """
 
-    def __init__(self, ajustes, sala):
-        self.sala, self.ajustes = sala, ajustes
+    TROZO = getattr(select, 'PIPE_BUF', None)   # bytes que admite sin esperar una tubería que dice que admite algo
+
+    def __init__(self, salida, max_apuntes):
+        """`salida`: un archivo binario sin búfer, o `None` si el programa no tiene salida."""
+        self._salida, self._max_apuntes = salida, max_apuntes
+        self._apuntes = collections.deque()     # `append` y `popleft` son atómicas: no hace falta cerrojo
+        self._omitidos = 0
+        self._a_medias = b''
+        self.al_anotar = lambda: None           # lo pone el servidor: saca a main de su espera
+
+    def anotar(self, linea):
+        """Deja una línea para cuando se pueda escribir. Si hay ya demasiadas, solo la cuenta."""
+        if len(self._apuntes) < self._max_apuntes:
+            self._apuntes.append(linea)
+        else:
+            self._omitidos += 1
+        self.al_anotar()
+
+    def escribir(self, plazo=0):
+        """Escribe lo anotado hasta que haya que esperar más de `plazo` segundos. Devuelve si queda algo."""
+        while self._preparar() and self._admite(plazo):
+            try:
+                escritos = self._salida.write(self._a_medias[:self.TROZO])
+            except OSError:     # ya no hay consola: la charla sigue sin ella
+                self._salida = None
+                break
+            self._a_medias = self._a_medias[escritos:]
+        return bool(self._a_medias)
+
+    def _preparar(self):
+        if self._salida is None:
+            self._apuntes.clear()
+            self._a_medias, self._omitidos = b'', 0
+        elif not self._a_medias and self._apuntes:
+            self._a_medias = codificar(self._apuntes.popleft())
+        elif not self._a_medias and self._omitidos:
+            omitidos, self._omitidos = self._omitidos, 0
+            self._a_medias = codificar(f'(y {omitidos} líneas más, que no ha habido manera de mostrar)')
+        return self._a_medias
+
+    def _admite(self, plazo):
+        if self.TROZO is None:
+            return True
+        with selectors.PollSelector() as selector:
+            selector.register(self._salida, selectors.EVENT_WRITE)
+            return bool(selector.select(plazo))
+
+
+class Servidor:
+    """El hilo principal: acepta conexiones, da a cada una su hilo y escribe en la consola."""
+
+    REPASO = 0.2    # segundos entre intentos con una consola parada
+
+    def __init__(self, ajustes, sala, consola):
+        self.sala, self.ajustes, self.consola = sala, ajustes, consola
         sala.ajustes = ajustes
         self._parar = False
-        self._apuntes = collections.deque()             # `append` y `popleft` son atómicas: sin cerrojo
-        self._omitidos = 0
         self.despertador = Despertador()
+        consola.al_anotar = self.despertador.tocar
         familia, _, _, _, direccion = socket.getaddrinfo(
             ajustes.host, ajustes.puerto, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self._escucha = socket.create_server(direccion, family=familia, backlog=4096)
@@ -230,28 +285,17 @@ class Servidor:
         self._parar = True
         self.despertador.tocar()
 
-    def anotar(self, linea):
-        """Deja una línea para la consola, desde cualquier hilo, sin esperar a que se escriba."""
-        if len(self._apuntes) < self.ajustes.max_bitacora:
-            self._apuntes.append(linea)
-        else:
-            self._omitidos += 1
-        self.despertador.tocar()
-
     def atender(self):
         """Acepta conexiones hasta que se llame a `parar`; luego lo cierra todo."""
         while not self._parar:
-            for clave, _ in self._selector.select():
-                clave.data()
-            self._escribir_apuntes()
+            self._atender_sucesos(None)
         self._cerrar()
 
-    def _escribir_apuntes(self):
-        while self._apuntes:
-            mostrar(self._apuntes.popleft())
-        if self._omitidos:
-            omitidos, self._omitidos = self._omitidos, 0
-            mostrar(f'(y {omitidos} líneas más que la consola no pudo mostrar a tiempo)')
+    def _atender_sucesos(self, plazo):
+        if self.consola.escribir():
+            plazo = self.REPASO if plazo is None else min(plazo, self.REPASO)
+        for clave, _ in self._selector.select(plazo):
+            clave.data()
 
     def _aceptar(self):
         try:
@@ -259,7 +303,7 @@ class Servidor:
         except (BlockingIOError, ConnectionError):
             return      # se fue antes de que la aceptáramos
         except OSError as error:
-            self.anotar(f'No puedo aceptar más conexiones ({error.strerror}); lo intento de nuevo enseguida.')
+            self.consola.anotar(f'No puedo aceptar más conexiones ({error.strerror}); lo intento de nuevo enseguida.')
             self._descansar()
             return
         preparar_conexion(conexion, self.ajustes.keepalive)
@@ -268,23 +312,22 @@ class Servidor:
             self.sala.despedir(cliente, 'Sala llena. Prueba dentro de un rato.')
             return
         # daemon: si alguno quedara atascado al cerrar, no debe impedir que el proceso termine.
-        cliente.hilo = threading.Thread(target=manejar_cliente, args=(cliente, self.sala, self.anotar), daemon=True)
+        hilo = threading.Thread(target=manejar_cliente, args=(cliente, self.sala, self.consola.anotar), daemon=True)
         try:
-            cliente.hilo.start()
+            hilo.start()
         except RuntimeError:
-            cliente.hilo = None
             self.sala.despedir(cliente, 'El servidor no da para más hilos. Prueba dentro de un rato.')
-            self.anotar('No puedo crear más hilos; lo intento de nuevo enseguida.')
+            self.consola.anotar('No puedo crear más hilos; lo intento de nuevo enseguida.')
             self._descansar()
+        else:
+            cliente.hilo = hilo
 
     def _descansar(self):
         """Deja de aceptar un momento: sin recursos, insistir solo gasta procesador. Parar interrumpe el descanso."""
         self._selector.unregister(self._escucha)
         fin = time.monotonic() + self.ajustes.pausa_sin_recursos
         while not self._parar and (queda := fin - time.monotonic()) > 0:
-            for clave, _ in self._selector.select(queda):
-                clave.data()
-            self._escribir_apuntes()
+            self._atender_sucesos(queda)
         self._selector.register(self._escucha, selectors.EVENT_READ, self._aceptar)
 
     def _cerrar(self):
@@ -299,9 +342,11 @@ class Servidor:
             if cliente.hilo is not None:
                 cliente.hilo.join(max(0, fin - time.monotonic()))
         self.repartidor.terminar(fin)
-        self._escribir_apuntes()
         self._selector.close()
         self.despertador.cerrar()
+        self.consola.anotar('Fin: personas {}, mensajes {}, entregas {}.'.format(
+            self.sala.personas, self.sala.mensajes, self.repartidor.entregas))
+        self.consola.escribir(plazo=1)
 
 
 def preparar_conexion(conexion, keepalive):
@@ -323,14 +368,6 @@ def preparar_conexion(conexion, keepalive):
 
 
 # ── El programa ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-def mostrar(linea):
-    """Escribe en la consola, también si es una tubería. Si ya no hay consola, la charla sigue sin ella."""
-    try:
-        print(linea, flush=True)
-    except OSError:
-        sys.stdout = open(os.devnull, 'w')
-
 
 def subir_limite_de_descriptores():
     """Cada cliente es un descriptor, y el límite blando suele ser 1.024. En Windows no lo hay."""
@@ -375,21 +412,20 @@ def atender_senales(servidor):
 def main(argumentos=None):
     """`python server.py`. Devuelve el código de salida: 0, o 1 si no se puede escuchar."""
     ajustes = leer_opciones(AjustesServidor, 'server.py', 'Servidor de la sala.', argumentos)
-    for salida in (sys.stdout, sys.stderr):
-        salida.reconfigure(errors='replace')
     subir_limite_de_descriptores()
     threading.stack_size(ajustes.pila_hilo)
+    salida = sys.stdout and sys.stdout.buffer
+    consola = Consola(getattr(salida, 'raw', salida), ajustes.max_apuntes)      # con PYTHONUNBUFFERED no hay búfer
     try:
-        servidor = Servidor(ajustes, sala)
+        servidor = Servidor(ajustes, sala, consola)
     except (OSError, UnicodeError) as error:
         print(f'Error: {explicar_fallo(error, ajustes)}', file=sys.stderr)
         return 1
     atender_senales(servidor)
-    mostrar('Escuchando en {}:{} (Ctrl+C para terminar).'.format(*servidor.direccion))
+    consola.anotar('Escuchando en {}:{} (Ctrl+C para terminar).'.format(*servidor.direccion))
     if ajustes.host not in (TCP_IP, 'localhost', '::1'):
-        mostrar('Aviso: cualquiera que llegue a esta máquina por la red puede entrar y leer lo que se dice.')
+        consola.anotar('Aviso: cualquiera que llegue a esta máquina por la red puede entrar y leer lo que se dice.')
     servidor.atender()
-    mostrar(f'Fin: personas {sala.personas}, mensajes {sala.mensajes}, entregas {servidor.repartidor.entregas}.')
     return 0
 
 

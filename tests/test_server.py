@@ -847,7 +847,7 @@ def test_si_se_cierra_su_consola_la_charla_sigue_y_termina_bien(entrar):
 
 
 @SOLO_POSIX
-def test_si_nadie_lee_su_consola_la_charla_sigue(entrar):
+def test_si_nadie_lee_su_consola_la_charla_sigue_entra_gente_y_se_puede_parar(entrar):
     programa = subprocess.Popen([sys.executable, str(RAIZ / 'server.py'), '--puerto', '0', '--mostrar', '--ritmo', '0'],
                                 encoding='utf-8', stdout=subprocess.PIPE)
     try:
@@ -858,10 +858,33 @@ def test_si_nadie_lee_su_consola_la_charla_sigue(entrar):
         hilo.start()
         assert beto.mensajes(2000) == [f'[ana] {texto}' for texto in textos]
         hilo.join(PLAZO)
+        entrar(direccion, 'carla').terminar_de_hablar()
+        beto.hasta('* carla entró.')
+        programa.send_signal(signal.SIGTERM)
+        assert CIERRE in beto.hasta_el_final()
+        assert programa.wait(PLAZO) == 0
     finally:
         programa.kill()
         programa.wait(PLAZO)
         programa.stdout.close()
+
+
+@SOLO_POSIX
+def test_la_consola_no_pierde_la_cuenta_de_lo_que_no_pudo_mostrar():
+    lectura, escritura = os.pipe()
+    with open(lectura, 'rb', buffering=0) as lector, open(escritura, 'wb', buffering=0) as salida:
+        consola = server.Consola(salida, max_apuntes=100)
+        for numero in range(100):
+            consola.anotar(f'{numero} {"ñ" * 1000}')
+        assert consola.escribir()       # la tubería se ha llenado
+        for numero in range(100, 300):
+            consola.anotar(f'{numero}')
+        recibido = b''
+        while consola.escribir() or not recibido.endswith(b'mostrar)\n'):
+            recibido += lector.read(1 << 20)
+    lineas = recibido.decode().splitlines()
+    assert [linea.split()[0] for linea in lineas[:-1]] == [str(numero) for numero in range(len(lineas) - 1)]
+    assert lineas[-1] == f'(y {300 - (len(lineas) - 1)} líneas más, que no ha habido manera de mostrar)'
 
 
 def pocos_descriptores():

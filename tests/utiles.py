@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from unittest import mock
 
 import server
 from config import AjustesServidor
@@ -132,13 +131,24 @@ class Persona:
         self.socket.close()
 
 
+class ConsolaDePruebas:
+    """Recuerda lo que el servidor escribiría en la suya."""
+
+    def __init__(self):
+        self.apuntes = []
+        self.anotar = self.apuntes.append
+
+    def escribir(self, plazo=0):
+        return False
+
+
 class SalaDePruebas:
     """Un servidor en marcha y quienes se han conectado a él."""
 
     def __init__(self, programa):
         self.servidor, self.sala, self.repartidor = programa, programa.sala, programa.repartidor
         self.direccion = programa.direccion
-        self.apuntes = []       # lo que escribiría en la consola
+        self.apuntes = self.servidor.consola.apuntes
         self.personas = []
         self.hilo = threading.Thread(target=programa.atender, name='servidor de pruebas', daemon=True)
         self._parado = False
@@ -177,15 +187,15 @@ class SalaDePruebas:
 def servidor(**ajustes):
     """Un servidor en marcha en un puerto libre. Al salir lo cierra y comprueba que no deja hilos ni sockets."""
     hilos, sockets = set(threading.enumerate()), sockets_abiertos()
-    sala_de_pruebas = SalaDePruebas(server.Servidor(AjustesServidor(puerto=0, **ajustes), Sala()))
+    consola = ConsolaDePruebas()
+    sala_de_pruebas = SalaDePruebas(server.Servidor(AjustesServidor(puerto=0, **ajustes), Sala(), consola))
     try:
-        with mock.patch.object(server, 'mostrar', sala_de_pruebas.apuntes.append):
-            sala_de_pruebas.hilo.start()
-            try:
-                yield sala_de_pruebas
-            finally:
-                sala_de_pruebas.parar()
-                sala_de_pruebas.hilo.join(PLAZO)
+        sala_de_pruebas.hilo.start()
+        try:
+            yield sala_de_pruebas
+        finally:
+            sala_de_pruebas.parar()
+            sala_de_pruebas.hilo.join(PLAZO)
     finally:
         for persona in sala_de_pruebas.personas:
             persona.cerrar()
