@@ -517,9 +517,10 @@ class Pantalla(Llana):
 
 def _tamano():
     try:
-        return os.get_terminal_size(sys.stdout.fileno())
+        tamano = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
-        return os.terminal_size((80, 24))
+        tamano = 0, 0
+    return tamano if all(tamano) else os.terminal_size((80, 24))    # algunas terminales dicen 0 por 0
 
 
 def modo_crudo():
