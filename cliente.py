@@ -48,7 +48,7 @@ def comprobar_puerto(texto):
     """El puerto que dice `texto`, de 0 a `PUERTO`, como siempre en clase; vacío o 0 es `PUERTO`."""
     if not texto:
         return PUERTO
-    if not (texto.isascii() and texto.isdigit() and int(texto) <= PUERTO):
+    if not (texto.isascii() and texto.isdigit() and len(texto) <= 9 and int(texto) <= PUERTO):
         raise ValueError(f'«{texto}» no vale: escribe un número de 0 a {PUERTO}, o Enter para el {PUERTO}. '
                          'Para irte, escribe salir.')
     return int(texto) or PUERTO
@@ -108,9 +108,12 @@ class Charla:
         """Acaba con los dos hilos, esté cada uno donde esté, y devuelve cuántas líneas quedaron sin enviar."""
         self.fin.set()
         self._despertar()
-        self._hilos[0].join(self._ajustes.plazo_despedida)
+        enviar, recibir = self._hilos
+        if enviar.is_alive():
+            enviar.join(self._ajustes.plazo_despedida)
         self._pantalla.terminar()
-        self._hilos[1].join(self._ajustes.plazo_despedida)
+        if recibir.is_alive():
+            recibir.join(self._ajustes.plazo_despedida)
         for conexion, _ in self._conexiones:
             conexion.close()
         self._aviso.close()
@@ -120,8 +123,8 @@ class Charla:
     def _despertar(self):
         try:
             self._timbre.send(b'!')
-        except BlockingIOError:
-            pass    # ya tiene avisos de sobra
+        except OSError:
+            pass    # ya tiene avisos de sobra, o ya no hay a quién avisar
 
     # Hilo que envía. Acaba cuando se pone `fin`
 
@@ -183,18 +186,20 @@ class Charla:
 
     def _enviar_algo(self):
         self._en_curso = self._en_curso or protocolo.codificar(self._pendientes[0])
+        # antes de enviar: `recibir` puede ver el cierre del servidor antes de que `send` vuelva
+        self._despedida = self._saliendo and len(self._pendientes) == 1
         try:
             enviados = self._conexion.send(self._en_curso)
         except BlockingIOError:
-            return
+            enviados = 0
         except OSError:
             apagar(self._conexion)      # `recibir` lo notará y avisará del corte
-            self._conexion = None
-            return
+            self._conexion, enviados = None, 0
         self._en_curso = self._en_curso[enviados:]
-        if not self._en_curso:
+        if self._en_curso:
+            self._despedida = False
+        else:
             self._pendientes.popleft()
-            self._despedida = self._saliendo and not self._pendientes
 
     def _atender_aviso(self):
         self._aviso.recv(4096)
@@ -203,25 +208,29 @@ class Charla:
             self._conexion, self._en_curso = (conexion if empieza else None), b''
             if not empieza:
                 conexion.close()
+            elif self._saliendo and not self._pendientes:
+                self._pendientes.append('#LOGOUT')      # el anterior se quedó por el camino
         if self._saliendo or self._interrumpida:
             self._marcharse()
 
     def _estado(self):
         """Lo que antecede a la línea de edición: quién eres, o qué pasa con la conexión, y cuánto espera salir."""
+        reintento = self._reintento     # una sola lectura: es de otro hilo
         if self._conexion:
             estado = self._nick
-        elif self._reintento is None:
+        elif reintento is None:
             estado = 'conectando'
         else:
-            estado = f'sin conexión, {max(0, math.ceil(self._reintento - time.monotonic()))} s'
+            estado = f'sin conexión, {max(0, math.ceil(reintento - time.monotonic()))} s'
         espera = len(self._pendientes)
         return f'[{estado}, {espera} por enviar] ' if espera > bool(self._conexion) else f'[{estado}] '
 
     def _hasta_el_segundo_siguiente(self):
         """Cuánto falta para que cambie la cuenta atrás de `_estado`; `None` si no la hay."""
-        if self._conexion or self._reintento is None or not self._pantalla.hay_persona:
+        reintento = self._reintento
+        if self._conexion or reintento is None or not self._pantalla.hay_persona:
             return None
-        return max(0, self._reintento - time.monotonic()) % 1 + 0.001
+        return max(0, reintento - time.monotonic()) % 1 + 0.001
 
     def _completar(self, comienzo):
         """Las palabras que pueden ir en lugar de la última de `comienzo`: comandos, o nicks vistos."""
@@ -246,7 +255,7 @@ class Charla:
                     self._pantalla.decir(self._explicar(error))
                     explicado = True
             else:
-                if self._escuchar(conexion):
+                if self._escuchar(conexion, min(limite, time.monotonic() + self._ajustes.plazo_entrada)):
                     limite = time.monotonic() + self._espera
                     pausa, explicado = self._ajustes.pausa_minima, False
                 self._entregar(conexion, False)
@@ -272,8 +281,11 @@ class Charla:
         try:
             if conexion.getsockname() == conexion.getpeername():
                 raise ConnectionRefusedError    # sin servidor, TCP puede conectar un puerto efímero consigo mismo
-            conexion.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             conexion.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conexion.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for nombre, valor in zip(('TCP_KEEPIDLE', 'TCP_KEEPINTVL', 'TCP_KEEPCNT'), self._ajustes.keepalive):
+                if hasattr(socket, nombre):     # cada sistema tiene las suyas
+                    conexion.setsockopt(socket.IPPROTO_TCP, getattr(socket, nombre), valor)
             conexion.sendall(protocolo.codificar(self._nick))
         except OSError:
             conexion.close()
@@ -285,10 +297,10 @@ class Charla:
         self._conexiones.append((conexion, empieza))
         self._despertar()
 
-    def _escuchar(self, conexion):
-        """Muestra lo que llega hasta que se corte. Devuelve si se llegó a entrar en la sala."""
+    def _escuchar(self, conexion, limite):
+        """Muestra lo que llega hasta que se corte, o si en `limite` no se ha entrado. Devuelve si se llegó a entrar."""
         lector, dentro = protocolo.Lineas(), False
-        while datos := recibir_algo(conexion):
+        while datos := recibir_algo(conexion, None if dentro else limite - time.monotonic()):
             for linea in lector.recibir(datos):
                 nick = protocolo.nick_avisado(linea)
                 if nick and not dentro:
@@ -323,11 +335,11 @@ class Charla:
                f'python server.py{opcion} — {insisto}'
 
 
-def recibir_algo(conexion):
-    """Espera a que llegue algo. `b''`: se ha cortado."""
+def recibir_algo(conexion, plazo):
+    """Espera a que llegue algo, `plazo` segundos a lo sumo (`None`: sin límite). `b''`: se ha cortado, o no llegó."""
     try:
-        select.select([conexion], [], [])
-        return conexion.recv(TAM_LECTURA)
+        listos, _, _ = select.select([conexion], [], [], None if plazo is None else max(0, plazo))
+        return conexion.recv(TAM_LECTURA) if listos else b''
     except OSError:
         return b''
 
@@ -346,14 +358,18 @@ def main(argumentos=None):
     """`python cliente.py`. Devuelve el código de salida: 0, 1 si no hay servidor, 2 si las opciones no valen."""
     ajustes = leer_opciones(AjustesCliente, 'cliente.py', 'Cliente de la sala.', argumentos)
     for flujo in filter(None, (sys.stdout, sys.stderr)):
+        if not hasattr(flujo, 'reconfigure'):
+            print('Esto se usa en una terminal, no en IDLE: python cliente.py')
+            return 2
         flujo.reconfigure(errors='replace')
     for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):
-        if hasattr(signal, nombre):
-            signal.signal(getattr(signal, nombre), signal.default_int_handler)
+        if hasattr(signal, nombre) and not (nombre == 'SIGHUP' and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN):
+            signal.signal(getattr(signal, nombre), signal.default_int_handler)      # con nohup, SIGHUP se ignora
     pantalla = terminal.elegir(ajustes.max_linea_leida, ajustes.simple, ajustes.sin_color)
     try:
         codigo = charlar(ajustes, pantalla)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)    # ya se está yendo
         pantalla.decir('')      # detrás del ^C
         codigo = 0
     if codigo != 2:
@@ -376,9 +392,9 @@ def charlar(ajustes, pantalla):
         pantalla.decir(f'Error: {motivo}')
         return 2
     charla = Charla(ajustes, puerto or PUERTO, nick, pantalla)
-    vigilar_terminal(pantalla)
     try:
         charla.empezar()
+        vigilar_terminal(pantalla)
         while not charla.fin.wait(0.5 if EN_WINDOWS else None):     # en Windows, esperar sin plazo no deja ver Ctrl+C
             pass
     except KeyboardInterrupt:
@@ -399,11 +415,12 @@ def vigilar_terminal(pantalla):
         return
 
     def suspender(*_):
-        pantalla.soltar()
+        en_uso = pantalla.soltar()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)        # aquí se para, hasta SIGCONT
         signal.signal(signal.SIGTSTP, suspender)
-        pantalla.tomar()
+        if en_uso:
+            pantalla.tomar()
 
     signal.signal(signal.SIGWINCH, lambda *_: pantalla.redibujar())
     signal.signal(signal.SIGTSTP, suspender)

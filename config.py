@@ -5,6 +5,7 @@ de él salen su nombre, su tipo, sus límites y su ayuda. Los demás campos solo
 """
 
 import argparse
+import os
 from dataclasses import dataclass, field, fields
 
 TCP_IP = '127.0.0.1'       # solo esta máquina: abrirse a la red ha de ser una decisión
@@ -13,6 +14,7 @@ TAM_BUFFER = 200           # caracteres de un mensaje: cabe en dos o tres renglo
 TAM_NICK = 20              # caracteres de un nick
 MAX_LINEA = 64 * 1024      # bytes sin un fin de línea: ningún mensaje válido se acerca
 TAM_LECTURA = 16 * 1024    # bytes por `recv`: unos 250 mensajes, y 10.000 hilos lo pueden pedir a la vez
+MAX_CONEXIONES = 500 if os.name == 'nt' else 100_000    # el `select` de Windows admite 512 sockets
 
 
 def opcion(defecto, ayuda, *, minimo=None, maximo=None):
@@ -26,7 +28,8 @@ class AjustesServidor:
 
     host: str = opcion(TCP_IP, 'dirección en la que escucha')
     puerto: int = opcion(PUERTO, 'puerto en el que escucha; 0 = uno libre cualquiera', minimo=0, maximo=65535)
-    max_clientes: int = opcion(1000, 'conexiones a la vez, cada una con su hilo', minimo=1, maximo=100_000)
+    max_clientes: int = opcion(min(1000, MAX_CONEXIONES), 'conexiones a la vez, cada una con su hilo',
+                               minimo=1, maximo=MAX_CONEXIONES)
     ritmo: float = opcion(20.0, 'mensajes por segundo que un cliente puede sostener; 0 = sin límite',
                           minimo=0, maximo=1_000_000)
     historial: int = opcion(20, 'últimos mensajes que recibe quien entra', minimo=0, maximo=1000)
@@ -61,6 +64,8 @@ class AjustesCliente:
     pausa_minima: float = 0.5            # entre intentos de conexión: crece de esta a la máxima, con algo de azar
     pausa_maxima: float = 5.0            # para que cien clientes no vuelvan todos en el mismo instante
     plazo_conexion: float = 5.0          # de cada intento
+    plazo_entrada: float = 10.0          # desde que se conecta hasta que el servidor confirma el nick
+    keepalive: tuple = (60, 15, 4)       # silencio, entre sondeos, sondeos: como en el servidor
     plazo_despedida: float = 2.0         # que Ctrl+C espera a que el servidor se dé por enterado
     max_pendientes: int = 1000           # líneas escritas sin conexión que se guardan: las últimas
     max_linea_leida: int = 16 * 1024 ** 2  # bytes de una línea de la entrada: más no es texto, y llenaría la memoria

@@ -9,6 +9,7 @@ obedece los comandos y añade lo dicho a la lista de la sala. El resto del camin
 
 import collections
 import errno
+import os
 import select
 import selectors
 import signal
@@ -40,8 +41,8 @@ def manejar_cliente(cliente, sala, anotar):
             lineas = next(lecturas, None)
     except Adios as adios:
         despedida = str(adios)
-    except OSError:
-        pass    # un corte (RST, keepalive) es una salida como otra
+    except (OSError, ValueError):
+        pass    # un corte (RST, keepalive) es una salida como otra; ValueError: `select` con el socket ya cerrado
     finally:
         quedan = sala.despedir(cliente, despedida)
         if cliente.nick:
@@ -142,7 +143,7 @@ class Freno:
             return cuantas
         self._reponer()
         if self._fichas < 1:
-            self._esperar((1 - self._fichas) / self._ritmo)
+            self._esperar(min((1 - self._fichas) / self._ritmo, threading.TIMEOUT_MAX))
             self._reponer()
         permitidas = max(1, min(cuantas, int(self._fichas)))
         self._fichas -= permitidas
@@ -215,7 +216,7 @@ class Consola:
 
     def __init__(self, salida, max_apuntes):
         """`salida`: un archivo binario sin búfer, o `None` si el programa no tiene salida."""
-        self._salida, self._max_apuntes = salida, max_apuntes
+        self._salida, self._max_apuntes = _sin_bloqueo(salida), max_apuntes
         self._apuntes = collections.deque()     # `append` y `popleft` son atómicas: no hace falta cerrojo
         self._omitidos = 0
         self._a_medias = b''
@@ -230,10 +231,13 @@ class Consola:
         self.al_anotar()
 
     def escribir(self, plazo=0):
-        """Escribe lo anotado hasta que haya que esperar más de `plazo` segundos. Devuelve si queda algo."""
-        while self._preparar() and self._admite(plazo):
+        """Escribe lo anotado; espera a la consola `plazo` segundos a lo sumo, en total. Devuelve si queda algo."""
+        fin = time.monotonic() + plazo
+        while self._preparar() and self._admite(max(0, fin - time.monotonic())):
             try:
                 escritos = self._salida.write(self._a_medias[:self.TROZO])
+                if escritos is None:
+                    break
             except OSError:     # ya no hay consola: la charla sigue sin ella
                 self._salida = None
                 break
@@ -257,6 +261,18 @@ class Consola:
         with selectors.PollSelector() as selector:
             selector.register(self._salida, selectors.EVENT_WRITE)
             return bool(selector.select(plazo))
+
+
+def _sin_bloqueo(salida):
+    """Una terminal dice que admite algo aunque no quepa una línea, y entonces escribir espera: se abre otra vez, sin
+    espera. A la de siempre no se le puede quitar: la comparte quien lanzó el programa."""
+    if not hasattr(os, 'O_NONBLOCK') or salida is None or not salida.isatty():
+        return salida
+    try:
+        descriptor = os.open(os.ttyname(salida.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return salida
+    return open(descriptor, 'wb', buffering=0)
 
 
 class Servidor:
@@ -352,8 +368,7 @@ class Servidor:
 def preparar_conexion(conexion, keepalive):
     """Sin espera de Nagle, y con la muerte del otro lado detectada en unos dos minutos (`keepalive`, tcp(7))."""
     silencio, intervalo, sondeos = keepalive
-    if not SIN_ESPERA:
-        conexion.setblocking(False)
+    conexion.setblocking(bool(SIN_ESPERA))      # en macOS heredaría del que escucha el no bloquear
     opciones = [(socket.IPPROTO_TCP, 'TCP_NODELAY', 1), (socket.SOL_SOCKET, 'SO_KEEPALIVE', 1),
                 (socket.IPPROTO_TCP, 'TCP_KEEPIDLE', silencio), (socket.IPPROTO_TCP, 'TCP_KEEPALIVE', silencio),
                 (socket.IPPROTO_TCP, 'TCP_KEEPINTVL', intervalo), (socket.IPPROTO_TCP, 'TCP_KEEPCNT', sondeos),
@@ -375,11 +390,13 @@ def subir_limite_de_descriptores():
         import resource
     except ImportError:
         return
-    blando, duro = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (duro, duro))
-    except (ValueError, OSError):
-        pass    # macOS no admite «infinito»: se queda como estaba
+    _, duro = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limite in (duro, 10_240):       # macOS no admite «infinito», pero sí este
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limite, duro))
+            return
+        except (ValueError, OSError):
+            continue
 
 
 def explicar_fallo(error, ajustes):
@@ -405,16 +422,24 @@ def atender_senales(servidor):
     # En Windows una señal no interrumpe a `select`; un byte en este descriptor, sí.
     signal.set_wakeup_fd(servidor.despertador.escritura.fileno(), warn_on_full_buffer=False)
     for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):
-        if hasattr(signal, nombre):
-            signal.signal(getattr(signal, nombre), parar)
+        if hasattr(signal, nombre) and not (nombre == 'SIGHUP' and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN):
+            signal.signal(getattr(signal, nombre), parar)       # con nohup, SIGHUP se sigue ignorando
 
 
 def main(argumentos=None):
     """`python server.py`. Devuelve el código de salida: 0, o 1 si no se puede escuchar."""
     ajustes = leer_opciones(AjustesServidor, 'server.py', 'Servidor de la sala.', argumentos)
+    try:
+        return servir(ajustes)
+    except KeyboardInterrupt:
+        return 0    # antes de empezar
+
+
+def servir(ajustes):
+    """Escucha y atiende hasta que una señal lo pare. Devuelve el código de salida."""
     subir_limite_de_descriptores()
     threading.stack_size(ajustes.pila_hilo)
-    salida = sys.stdout and sys.stdout.buffer
+    salida = getattr(sys.stdout, 'buffer', None)    # sin salida, o en IDLE, no lo hay
     consola = Consola(getattr(salida, 'raw', salida), ajustes.max_apuntes)      # con PYTHONUNBUFFERED no hay búfer
     try:
         servidor = Servidor(ajustes, sala, consola)

@@ -43,11 +43,12 @@ def _columnas(caracter):
 class Editor:
     """La línea que se está escribiendo: teclas → texto. Sin terminal.
 
-    `completar(comienzo)`, recibe lo que hay antes del cursor y devuelve las palabras que podrían ponerse en lugar de la
+    `completar(comienzo)` recibe lo que hay antes del cursor y devuelve las palabras que podrían ponerse en lugar de la
     última.
     """
 
     MAX_HISTORIA = 500      # líneas
+    MAX_TEXTO = 2000        # caracteres: diez veces lo que se puede enviar; dibujar más se haría lento
 
     def __init__(self, completar=lambda comienzo: []):
         self.texto, self.cursor = '', 0
@@ -116,6 +117,7 @@ class Editor:
         self._puesto, self._borrador, self._opciones = len(self._historia), '', []
 
     def insertar(self, texto):
+        texto = texto[:max(0, self.MAX_TEXTO - len(self.texto))]
         self.texto = self.texto[:self.cursor] + texto + self.texto[self.cursor:]
         self.cursor += len(texto)
         self._opciones = []
@@ -359,8 +361,11 @@ class Llana:
     @staticmethod
     def _escribir(salida, texto):
         """Falso si al otro lado ya no hay nadie: entonces esa salida se da por cerrada."""
+        flujo = getattr(sys, salida)
+        if flujo is None:       # «2>&-»; con None, print escribiría en la otra
+            return True
         try:
-            print(texto, end='', file=getattr(sys, salida), flush=True)
+            print(texto, end='', file=flujo, flush=True)
         except OSError:
             setattr(sys, salida, open(os.devnull, 'w'))     # o el intérprete fallaría al vaciarla al final
             return False
@@ -440,11 +445,13 @@ class Pantalla(Llana):
         self._despertar()
 
     def soltar(self):
-        """La deja como estaba, con el cursor en una línea nueva."""
-        if self._en_uso:
-            self._en_uso = False
+        """La deja como estaba, con el cursor en una línea nueva. Devuelve si la tenía."""
+        en_uso = self._en_uso
+        if en_uso:
+            self._restaurar()       # lo primero: escribir puede tener que esperar, y otro Ctrl+C interrumpirlo
             self._escribir_todo('\r\x1b[J\x1b[?2004l')
-            self._restaurar()
+            self._en_uso = False
+        return en_uso
 
     def redibujar(self):
         """La ventana ha cambiado de tamaño."""
@@ -478,7 +485,8 @@ class Pantalla(Llana):
         self._despertar()
 
     def devolver(self, texto):
-        self._editor.poner(texto)
+        if not self._editor.texto:      # si ya se está escribiendo otra cosa, queda en la historia
+            self._editor.poner(texto)
 
     def refrescar(self, pregunta):
         if not self._en_uso:
@@ -500,17 +508,19 @@ class Pantalla(Llana):
         return lineas
 
     def terminar(self):
-        if self._en_uso:
+        try:
             self.refrescar('')
+        finally:
             self.soltar()
-        self._vaciada.set()
+            self._vaciada.set()
 
     @staticmethod
     def _escribir_todo(texto):
         datos = texto.encode('utf-8', 'replace')
+        salida = getattr(sys.stdout.buffer, 'raw', sys.stdout.buffer)   # en Windows, el que entiende UTF-8
         try:
             while datos:
-                datos = datos[os.write(sys.stdout.fileno(), datos):]
+                datos = datos[salida.write(datos):]
         except OSError:
             pass    # la ventana se ha cerrado: la lectura lo notará
 

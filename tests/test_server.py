@@ -666,6 +666,22 @@ def como_windows(monkeypatch):
     monkeypatch.setattr(server, 'SIN_ESPERA', 0)
 
 
+@SOLO_POSIX
+def test_se_entra_aunque_accept_herede_el_no_bloquear_como_en_macos(monkeypatch):
+    aceptar = socket.socket.accept
+
+    def como_en_macos(escucha):
+        conexion, direccion = aceptar(escucha)
+        os.set_blocking(conexion.fileno(), False)
+        return conexion, direccion
+
+    monkeypatch.setattr(socket.socket, 'accept', como_en_macos)
+    with servidor() as charla:
+        ana, beto = charla.grupo('ana', 'beto')
+        ana.decir('¿seguimos?')
+        assert beto.linea() == '[ana] ¿seguimos?'
+
+
 def test_sin_msg_dontwait_se_conversa_igual(como_windows):
     with servidor(espera_pregunta=0.01) as charla:
         callada = charla.conectar()
@@ -885,6 +901,28 @@ def test_la_consola_no_pierde_la_cuenta_de_lo_que_no_pudo_mostrar():
     lineas = recibido.decode().splitlines()
     assert [linea.split()[0] for linea in lineas[:-1]] == [str(numero) for numero in range(len(lineas) - 1)]
     assert lineas[-1] == f'(y {300 - (len(lineas) - 1)} líneas más, que no ha habido manera de mostrar)'
+
+
+@SOLO_POSIX
+def test_una_terminal_que_nadie_lee_no_impide_entrar(entrar):
+    maestro, esclavo = os.openpty()
+    programa = subprocess.Popen([sys.executable, str(RAIZ / 'server.py'), '--puerto', '0', '--mostrar', '--ritmo', '0'],
+                                stdout=esclavo, stdin=subprocess.DEVNULL)
+    try:
+        anuncio = b''
+        while not anuncio.endswith(b'\n'):
+            anuncio += os.read(maestro, 1)
+        direccion = '127.0.0.1', int(anuncio.split()[2].rpartition(b':')[2])
+        ana, beto = entrar(direccion, 'ana'), entrar(direccion, 'beto')
+        ana.decir(*['x' * 190] * 2000)      # muchas veces lo que cabe en la terminal
+        beto.mensajes(2000)
+        entrar(direccion, 'carla')
+        beto.hasta('* carla entró.')
+    finally:
+        programa.kill()
+        programa.wait(PLAZO)
+        os.close(maestro)
+        os.close(esclavo)
 
 
 def pocos_descriptores():
