@@ -41,7 +41,7 @@ class AjustesServidor:
     intentos_nick: int = 3              # nicks vacíos antes de cerrar
     plazo_cierre: float = 2.0           # para que quien se va, o el servidor al cerrar, vacíe lo pendiente
     pausa_sin_recursos: float = 0.5     # entre intentos de aceptar cuando no quedan descriptores o hilos
-    max_pendiente: int = 256 * 1024     # lo leído y aún no repartido: con más, los lectores esperan
+    max_pendiente: int = 512 * 1024     # lo leído y aún no repartido: con más, los lectores esperan
     max_memoria: int = 16 * 1024 ** 2   # lo repartido que se guarda para los rezagados
     max_apuntes: int = 10_000           # líneas que esperan si la consola se queda parada (Ctrl+S, selección)
     pila_hilo: int = 256 * 1024         # de cada hilo; la habitual (8 MiB) no deja sitio para miles
