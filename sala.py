@@ -159,8 +159,7 @@ class Sala:
         lineas = [prefijo + texto for texto in textos]
         entrada = Entrada(codificar('\n'.join(lineas)), len(lineas), autor=cliente)
         with self._hueco:
-            while self._pendiente > self.ajustes.max_pendiente and not self.cerrada.is_set():
-                self._hueco.wait()
+            self._hueco.wait_for(self._hay_hueco)
             self._anadir(entrada)
             self.mensajes += len(lineas)
             self._historial.extend(lineas[-self.ajustes.historial:] if self.ajustes.historial else ())
@@ -171,8 +170,7 @@ class Sala:
     def decir(self, cliente, linea):
         """Añade una línea que solo recibe `cliente`."""
         with self._hueco:
-            while self._pendiente > self.ajustes.max_pendiente and not self.cerrada.is_set():
-                self._hueco.wait()
+            self._hueco.wait_for(self._hay_hueco)
             self._anadir(Entrada(codificar(linea), destino=cliente))
         self._avisar_repartidor()
 
@@ -206,6 +204,9 @@ class Sala:
         self._pendiente += len(entrada.datos)
         if self._hay_bastante():
             self._bastante.notify()
+
+    def _hay_hueco(self):
+        return self._pendiente <= self.ajustes.max_pendiente or self.cerrada.is_set()
 
     def _hay_bastante(self):
         return self._pendiente > self.ajustes.max_pendiente // 2 or self.cerrada.is_set()
@@ -487,20 +488,19 @@ class Repartidor:
         """Su socket ya no vale. Se despierta a su hilo, que lo despedirá; solo entonces se puede cerrar: antes, el
         número de su descriptor podría pasar a otro cliente mientras su hilo aún lee."""
         self._al_dia.pop(cliente, None)
-        self._vigilar_no_mas(cliente)
-        cliente.roto, cliente.cursor = True, None
+        self._dar_por_roto(cliente)
         apagar(cliente.conexion, socket.SHUT_RDWR)
         if cliente.ultima is not None:
             self._cerrar(cliente)
 
     def _cerrar(self, cliente):
-        self._vigilar_no_mas(cliente)
+        self._dar_por_roto(cliente)
         self._plazos.pop(cliente, None)
-        cliente.roto, cliente.cursor = True, None
         cliente.conexion.close()
         self.sala.olvidar(cliente)
 
-    def _vigilar_no_mas(self, cliente):
+    def _dar_por_roto(self, cliente):
+        cliente.roto, cliente.cursor = True, None
         if cliente.conexion.fileno() >= 0 and cliente.conexion in self._selector.get_map():
             self._selector.unregister(cliente.conexion)
 
