@@ -4,15 +4,18 @@
 
 `recibir` conecta, escucha y, si se corta, vuelve a conectar; cada conexión se la pasa a `enviar`, que es quien la
 cierra. `enviar` espera a la vez al teclado, al socket y a un aviso, así que nada lo deja parado: ni un servidor que
-frena ni una persona que no escribe. Una línea sigue entre las pendientes hasta que se ha enviado entera.
+frena ni una persona que no escribe. Una línea sigue entre las pendientes hasta que el servidor dice que la aceptó:
+al volver tras un corte se envía lo que él no tenga, y él, lo que aquí no se haya visto.
 
 Lo que se ve y se teclea está en `terminal.py`.
 """
 
 import collections
+import itertools
 import math
 import os
 import random
+import secrets
 import select
 import signal
 import socket
@@ -76,14 +79,22 @@ class Charla:
             self._espera = float('inf') if pantalla.hay_persona else ajustes.espera_sin_teclado
         self.fin = threading.Event()
         self.codigo = 0                             # de salida del programa; lo pone `recibir`
+        self._ficha = secrets.token_hex(16)         # acredita nuestra sesión ante el servidor
         self._nick = nick                           # el último que confirmó el servidor; lo pone `recibir`
-        self._pendientes = collections.deque()      # líneas por enviar; de `enviar`, como lo que sigue
-        self._en_curso = b''                        # lo que falta de la primera pendiente
-        self._conexion = None                       # por donde se envía
+        self._visto = 0                             # número de la última línea recibida; de `recibir`
+        self._pendientes = collections.deque()      # líneas aún no aceptadas; de `enviar`, como lo que sigue
+        self._aceptadas = 0                         # cuántas hubo antes en esta sesión
+        self._enviadas = 0                          # cuántas de las pendientes han salido por esta conexión
+        self._sin_preguntar = 0                     # cuántas desde que se preguntó por las aceptadas
+        self._en_curso = b''                        # lo que falta por salir de la última
+        self._abierta = None                        # la conexión que hay, se haya entrado ya o no
+        self._conexion = None                       # la misma, cuando se puede hablar por ella
         self._saliendo = False                      # la persona se va, o se acabó la entrada
-        self._despedida = False                     # el #LOGOUT ya ha salido
-        self._conexiones = collections.deque()      # de `recibir` a `enviar`: (conexión, si empieza o se cortó)
-        self._interrumpida = False                  # Ctrl+C; lo pone el hilo principal
+        self._sucesos = collections.deque()         # de `recibir` a `enviar`: (método, argumentos)
+        self._atendidos = threading.Semaphore(0)    # cortes de los que `enviar` ya sabe
+        self._interrumpida = False                  # hay que irse; lo pone el hilo principal, por Ctrl+C, o `recibir`
+        self._respuesta = None                      # (recibidos, retomada), lo que dijo el servidor; de `recibir`
+        self._dentro = False                        # si por esta conexión se ha entrado; de `recibir`
         self._reintento = None                      # instante del próximo intento de conexión; lo pone `recibir`
         self._nicks = {nick: None}                  # los que se han visto, para completar; los pone `recibir`
         self._aviso, self._timbre = socket.socketpair()     # saca a `enviar` de su espera
@@ -105,7 +116,7 @@ class Charla:
         self.fin.wait(self._ajustes.plazo_despedida)
 
     def terminar(self):
-        """Acaba con los dos hilos, esté cada uno donde esté, y devuelve cuántas líneas quedaron sin enviar."""
+        """Acaba con los dos hilos, esté cada uno donde esté, y devuelve de cuántas líneas no se sabe que llegaran."""
         self.fin.set()
         self._despertar()
         enviar, recibir = self._hilos
@@ -114,11 +125,10 @@ class Charla:
         self._pantalla.terminar()
         if recibir.is_alive():
             recibir.join(self._ajustes.plazo_despedida)
-        for conexion, _ in self._conexiones:
-            conexion.close()
+        self._atender_sucesos()
         self._aviso.close()
         self._timbre.close()
-        return len(self._pendientes) - (self._saliendo and not self._despedida)
+        return len(self._pendientes) - (self._saliendo and bool(self._pendientes))
 
     def _despertar(self):
         try:
@@ -134,7 +144,7 @@ class Charla:
         while not self.fin.is_set():
             self._pantalla.refrescar(self._estado())
             leer = [self._aviso] + [self._pantalla] * self._quiere_leer()
-            escribir = [self._conexion] if self._conexion and self._pendientes else []
+            escribir = [self._conexion] if self._conexion and self._hay_que_enviar() else []
             listos, puede, _ = select.select(leer, escribir, [], self._hasta_el_segundo_siguiente())
             if puede:
                 self._enviar_algo()
@@ -142,8 +152,9 @@ class Charla:
                 self._encolar(self._pantalla.leer())
             if self._aviso in listos:
                 self._atender_aviso()
-        if self._conexion:
-            apagar(self._conexion)      # saca a `recibir` de su espera
+        if self._abierta:
+            apagar(self._abierta)       # saca a `recibir` de su espera
+        self._atendidos.release()       # y de esta otra, para siempre
 
     def _quiere_leer(self):
         """A una persona se le atiende siempre; de una tubería no se lee más de lo que se puede guardar."""
@@ -160,6 +171,8 @@ class Charla:
             if clase == protocolo.LARGO:
                 self._pantalla.decir(protocolo.aviso_largo(texto))
                 self._pantalla.devolver(linea)
+            elif clase == protocolo.PULSO:
+                self._pantalla.decir(f'{texto} es una señal entre programas: no se envía.')
             elif clase != protocolo.NADA:
                 self._pantalla.repetir(linea, self._nick)
                 self._pendientes.append(linea)
@@ -170,9 +183,9 @@ class Charla:
 
     def _olvidar_sobrantes(self):
         sobran = len(self._pendientes) - self._ajustes.max_pendientes
-        for _ in range(sobran):
-            self._pendientes.popleft()
-        if sobran > 0:
+        if sobran > 0:      # nunca de las que ya salieron, que puede que el servidor haya contado
+            pendientes, salieron = list(self._pendientes), self._enviadas
+            self._pendientes = collections.deque(pendientes[:salieron] + pendientes[salieron + sobran:])
             self._pantalla.decir(f'Sin conexión solo guardo las últimas {self._ajustes.max_pendientes} líneas: '
                                  f'he olvidado {sobran} de las primeras.')
 
@@ -184,10 +197,18 @@ class Charla:
         if not self._conexion and (self._pantalla.hay_persona or self._interrumpida):
             self.fin.set()
 
+    def _hay_que_enviar(self):
+        return self._en_curso or self._enviadas < len(self._pendientes)
+
     def _enviar_algo(self):
-        self._en_curso = self._en_curso or protocolo.codificar(self._pendientes[0])
-        # antes de enviar: `recibir` puede ver el cierre del servidor antes de que `send` vuelva
-        self._despedida = self._saliendo and len(self._pendientes) == 1
+        if not self._en_curso:
+            lineas = list(itertools.islice(self._pendientes, self._enviadas, self._enviadas + self._ajustes.cada_acuse))
+            self._enviadas += len(lineas)
+            self._sin_preguntar += len(lineas)
+            if self._sin_preguntar >= self._ajustes.cada_acuse:
+                self._sin_preguntar = 0
+                lineas.append(protocolo.VIVO)
+            self._en_curso = protocolo.codificar('\n'.join(lineas))
         try:
             enviados = self._conexion.send(self._en_curso)
         except BlockingIOError:
@@ -196,22 +217,47 @@ class Charla:
             apagar(self._conexion)      # `recibir` lo notará y avisará del corte
             self._conexion, enviados = None, 0
         self._en_curso = self._en_curso[enviados:]
-        if self._en_curso:
-            self._despedida = False
-        else:
-            self._pendientes.popleft()
+
+    # Lo que `recibir` le cuenta
 
     def _atender_aviso(self):
         self._aviso.recv(4096)
-        while self._conexiones:
-            conexion, empieza = self._conexiones.popleft()
-            self._conexion, self._en_curso = (conexion if empieza else None), b''
-            if not empieza:
-                conexion.close()
-            elif self._saliendo and not self._pendientes:
-                self._pendientes.append('#LOGOUT')      # el anterior se quedó por el camino
+        self._atender_sucesos()
         if self._saliendo or self._interrumpida:
             self._marcharse()
+
+    def _atender_sucesos(self):
+        while self._sucesos:
+            atender, argumentos = self._sucesos.popleft()
+            atender(*argumentos)
+
+    def _al_conectar(self, conexion):
+        self._abierta = conexion
+
+    def _al_entrar(self, conexion, recibidos, retomada):
+        if retomada:
+            self._al_aceptar(recibidos)
+        else:
+            self._aceptadas = recibidos     # empieza otra cuenta: lo no aceptado se envía entero
+        self._conexion, self._en_curso, self._enviadas, self._sin_preguntar = conexion, b'', 0, 0
+
+    def _al_aceptar(self, recibidos):
+        nuevas = min(recibidos - self._aceptadas, len(self._pendientes))
+        for _ in range(nuevas):
+            self._pendientes.popleft()
+        self._aceptadas = recibidos
+        self._enviadas = max(0, self._enviadas - nuevas)
+
+    def _al_callar(self):
+        if self._conexion and not self._en_curso:
+            self._en_curso = protocolo.codificar(protocolo.VIVO)
+
+    def _al_cortarse(self):
+        self._abierta.close()
+        self._abierta, self._conexion = None, None
+        if self._saliendo and not self._pendientes:     # todo aceptado, también el #LOGOUT
+            self.fin.set()
+        self._atendidos.release()
 
     def _estado(self):
         """Lo que antecede a la línea de edición: quién eres, o qué pasa con la conexión, y cuánto espera salir."""
@@ -222,7 +268,7 @@ class Charla:
             estado = 'conectando'
         else:
             estado = f'sin conexión, {max(0, math.ceil(reintento - time.monotonic()))} s'
-        espera = len(self._pendientes)
+        espera = len(self._pendientes) - (self._enviadas if self._conexion else 0)
         return f'[{estado}, {espera} por enviar] ' if espera > bool(self._conexion) else f'[{estado}] '
 
     def _hasta_el_segundo_siguiente(self):
@@ -255,11 +301,13 @@ class Charla:
                     self._pantalla.decir(self._explicar(error))
                     explicado = True
             else:
+                self._contar(self._al_conectar, conexion)
                 if self._escuchar(conexion, min(limite, time.monotonic() + self._ajustes.plazo_entrada)):
                     limite = time.monotonic() + self._espera
                     pausa, explicado = self._ajustes.pausa_minima, False
-                self._entregar(conexion, False)
-                if self._despedida or self.fin.is_set():
+                self._contar(self._al_cortarse)
+                self._atendidos.acquire()
+                if self.fin.is_set():
                     break
                 self._pantalla.decir('Se ha cortado la conexión; intento volver. Lo que escribas se enviará entonces.')
             queda = limite - time.monotonic()
@@ -282,40 +330,82 @@ class Charla:
             if conexion.getsockname() == conexion.getpeername():
                 raise ConnectionRefusedError    # sin servidor, TCP puede conectar un puerto efímero consigo mismo
             conexion.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            conexion.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for nombre, valor in zip(('TCP_KEEPIDLE', 'TCP_KEEPINTVL', 'TCP_KEEPCNT'), self._ajustes.keepalive):
-                if hasattr(socket, nombre):     # cada sistema tiene las suyas
-                    conexion.setsockopt(socket.IPPROTO_TCP, getattr(socket, nombre), valor)
-            conexion.sendall(protocolo.codificar(self._nick))
+            conexion.sendall(protocolo.codificar(protocolo.peticion(self._ficha, self._visto)))
         except OSError:
             conexion.close()
             raise
         conexion.setblocking(False)
         return conexion
 
-    def _entregar(self, conexion, empieza):
-        self._conexiones.append((conexion, empieza))
+    def _contar(self, suceso, *argumentos):
+        self._sucesos.append((suceso, argumentos))
         self._despertar()
 
     def _escuchar(self, conexion, limite):
         """Muestra lo que llega hasta que se corte, o si en `limite` no se ha entrado. Devuelve si se llegó a entrar."""
-        lector, dentro = protocolo.Lineas(), False
-        while datos := recibir_algo(conexion, None if dentro else limite - time.monotonic()):
+        lector = protocolo.Lineas()
+        self._respuesta, self._dentro = None, False
+        while datos := self._esperar_algo(conexion, limite):
             for linea in lector.recibir(datos):
-                nick = protocolo.nick_avisado(linea)
-                if nick and not dentro:
-                    dentro = True
-                    self._pantalla.decir('Conectado a {}:{}.'.format(*self._servidor))
-                    self._entregar(conexion, True)
-                self._nick = nick or self._nick
-                self._apuntar_nicks(linea)
-                try:
-                    self._pantalla.mostrar(linea, self._nick)
-                except BrokenPipeError:
-                    self.fin.set()
-                    self._despertar()
-                    return dentro
-        return dentro
+                if self._respuesta is None:
+                    self._abrir_sesion(conexion, linea)
+                else:
+                    self._atender_linea(conexion, linea)
+        return self._dentro
+
+    def _esperar_algo(self, conexion, limite):
+        """Lo que llegue. `b''` si se ha cortado, si venció `limite` sin entrar, o si ni preguntado da señales de vida:
+        por un cable desenchufado, o tras despertar un portátil, no llega ni el aviso de que se cortó."""
+        if not self._dentro:
+            return recibir_algo(conexion, limite - time.monotonic()) or b''
+        datos = recibir_algo(conexion, self._ajustes.silencio)
+        if datos is None:
+            self._contar(self._al_callar)
+            datos = recibir_algo(conexion, self._ajustes.plazo_respuesta)
+        return datos or b''
+
+    def _abrir_sesion(self, conexion, linea):
+        self._respuesta = protocolo.leer_respuesta(linea)
+        if self._respuesta is None:     # un aviso para quien no puede pasar
+            self._mostrar(linea)
+            return
+        _, retomada = self._respuesta
+        if retomada:
+            self._entrar(conexion)
+            return
+        if self._visto:
+            self._pantalla.decir('El servidor se ha reiniciado y no te recuerda: lo que se dijo mientras tanto no está. '
+                                 'Lo que escribiste y no había aceptado se envía ahora.')
+            self._visto = 0
+        try:
+            conexion.sendall(protocolo.codificar(self._nick))
+        except OSError:
+            pass    # se ha cortado: se verá al leer
+
+    def _entrar(self, conexion):
+        self._dentro = True
+        self._pantalla.decir('Conectado a {}:{}.'.format(*self._servidor))
+        self._contar(self._al_entrar, conexion, *self._respuesta)
+
+    def _atender_linea(self, conexion, linea):
+        numero, linea = protocolo.Numeradas.separar(linea)
+        recibidos, nick = protocolo.leer_acuse(linea), protocolo.nick_avisado(linea)
+        if recibidos is not None:
+            self._contar(self._al_aceptar, recibidos)
+        else:
+            if nick and not self._dentro:
+                self._entrar(conexion)
+            self._nick = nick or self._nick
+            self._apuntar_nicks(linea)
+            self._mostrar(linea)
+        self._visto = numero or self._visto
+
+    def _mostrar(self, linea):
+        try:
+            self._pantalla.mostrar(linea, self._nick)
+        except BrokenPipeError:     # nadie lee ya lo que se muestra: aquí no hay nada más que hacer
+            self._interrumpida = True
+            self._despertar()
 
     def _apuntar_nicks(self, linea):
         entran, salen = protocolo.presencia(linea)
@@ -336,10 +426,10 @@ class Charla:
 
 
 def recibir_algo(conexion, plazo):
-    """Espera a que llegue algo, `plazo` segundos a lo sumo (`None`: sin límite). `b''`: se ha cortado, o no llegó."""
+    """Lo que llegue. `b''`: se ha cortado; `None`: en `plazo` segundos no ha llegado nada."""
     try:
-        listos, _, _ = select.select([conexion], [], [], None if plazo is None else max(0, plazo))
-        return conexion.recv(TAM_LECTURA) if listos else b''
+        listos, _, _ = select.select([conexion], [], [], max(0, plazo))
+        return conexion.recv(TAM_LECTURA) if listos else None
     except OSError:
         return b''
 
@@ -401,11 +491,11 @@ def charlar(ajustes, pantalla):
         charla.despedirse()
     finally:
         try:
-            sin_enviar = charla.terminar()
+            sin_confirmar = charla.terminar()
         finally:
             pantalla.terminar()     # pase lo que pase, la terminal queda como estaba
-    if sin_enviar:
-        pantalla.decir(f'Líneas sin enviar: {sin_enviar}.')
+    if sin_confirmar:
+        pantalla.decir(f'Líneas que no consta que hayan llegado: {sin_confirmar}.')
     return charla.codigo
 
 

@@ -30,6 +30,8 @@ class AjustesServidor:
     puerto: int = opcion(PUERTO, 'puerto en el que escucha; 0 = uno libre cualquiera', minimo=0, maximo=65535)
     max_clientes: int = opcion(min(1000, MAX_CONEXIONES), 'conexiones a la vez, cada una con su hilo',
                                minimo=1, maximo=MAX_CONEXIONES)
+    max_por_ip: int = opcion(500, 'conexiones a la vez desde una misma dirección; 0 = sin límite',
+                             minimo=0, maximo=MAX_CONEXIONES)
     ritmo: float = opcion(20.0, 'mensajes por segundo que un cliente puede sostener; 0 = sin límite',
                           minimo=0, maximo=1_000_000)
     historial: int = opcion(20, 'últimos mensajes que recibe quien entra', minimo=0, maximo=1000)
@@ -39,6 +41,9 @@ class AjustesServidor:
     espera_pregunta: float = 0.5        # silencio tras el cual se pregunta `Nick: `; un programa ya habría hablado
     plazo_nick: float = 60.0            # para decir el nick; después, la conexión solo ocupa un hilo
     intentos_nick: int = 3              # nicks vacíos antes de cerrar
+    plazo_ausencia: float = 30.0        # tras un corte, antes de dar a alguien por ido: un ascensor, un cambio de red
+    max_ausentes: int = 1000            # sesiones sin conexión que se recuerdan; cada una ocupa un KiB
+    latido: float = 3.0                 # cada cuánto se dice a un programa frenado por su ritmo que se le sigue oyendo
     plazo_cierre: float = 2.0           # para que quien se va, o el servidor al cerrar, vacíe lo pendiente
     pausa_sin_recursos: float = 0.5     # entre intentos de aceptar cuando no quedan descriptores o hilos
     max_pendiente: int = 512 * 1024     # lo leído y aún no repartido: con más, los lectores esperan
@@ -65,7 +70,9 @@ class AjustesCliente:
     pausa_maxima: float = 5.0            # para que cien clientes no vuelvan todos en el mismo instante
     plazo_conexion: float = 5.0          # de cada intento
     plazo_entrada: float = 10.0          # desde que se conecta hasta que el servidor confirma el nick
-    keepalive: tuple = (60, 15, 4)       # silencio, entre sondeos, sondeos: como en el servidor
+    silencio: float = 5.0                # sin recibir nada, se pregunta al servidor si sigue ahí
+    plazo_respuesta: float = 5.0         # y si en esto tampoco llega nada, se da la conexión por muerta
+    cada_acuse: int = 100                # líneas enviadas tras las que se pregunta cuántas se han aceptado
     plazo_despedida: float = 2.0         # que Ctrl+C espera a que el servidor se dé por enterado
     max_pendientes: int = 1000           # líneas escritas sin conexión que se guardan: las últimas
     max_linea_leida: int = 16 * 1024 ** 2  # bytes de una línea de la entrada: más no es texto, y llenaría la memoria

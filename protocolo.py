@@ -5,12 +5,12 @@ TCP entrega un río de bytes: junta lo que se envió por separado y corta donde 
 se prueba con una línea de Python.
 
     bytes  →  Lineas  →  presentacion (la primera) o interpretar (las demás)      cliente → servidor
-    prefijo, privado, aviso  →  codificar  →  Entrada  →  Tanda  →  bytes         servidor → clientes
+    prefijo, privado, aviso  →  codificar  →  Lineas o Numeradas  →  bytes        servidor → clientes
 """
 
+import bisect
 import re
 import unicodedata
-from typing import Any, NamedTuple
 
 from config import MAX_LINEA, TAM_BUFFER, TAM_NICK
 
@@ -67,6 +67,38 @@ class Lineas:
         resto, self._resto = self._resto, bytearray()
         return [] if self.rebosa or not resto else [_texto(resto)]
 
+    @staticmethod
+    def codificar(lineas, numero):
+        """Los bytes con que se envían `lineas`, ya codificadas; `numero` es el de la primera en la lista de la sala."""
+        return lineas
+
+    @staticmethod
+    def cortar(datos, enviados):
+        """Dónde acaba la línea que deja a medias quien solo envió `enviados` bytes, y cuántas van hasta ahí."""
+        corte = datos.find(b'\n', enviados - 1) + 1 if enviados else 0
+        return corte, datos.count(b'\n', 0, corte)
+
+
+class Numeradas(Lineas):
+    """Lo que recibe quien abrió una sesión: `<n> <línea>`. Con el número dice, si se corta, por dónde iba."""
+
+    @staticmethod
+    def codificar(lineas, numero):
+        return b''.join([b'%d %b\n' % par for par in enumerate(lineas.split(b'\n')[:-1], numero)])
+
+    @staticmethod
+    def separar(linea):
+        """`(número, línea)` de una línea numerada; el número es 0 si no lo tiene."""
+        numero, _, resto = linea.partition(' ')
+        return (int(numero), resto) if numero.isascii() and numero.isdigit() and len(numero) < 19 else (0, linea)
+
+    @staticmethod
+    def buscar(datos, visto):
+        """Dónde empieza en `datos` la primera línea con un número mayor que `visto`, y cuántas hay antes."""
+        lineas = datos.split(b'\n')[:-1]
+        antes = bisect.bisect(lineas, visto, key=lambda linea: Numeradas.separar(linea[:20].decode('utf-8', 'replace'))[0])
+        return sum(map(len, lineas[:antes])) + antes, antes
+
 
 def _texto(linea):
     return limpiar(linea.decode('utf-8', 'replace'))
@@ -86,14 +118,14 @@ def codificar(texto):
 
 # ── Lo que dice un cliente ───────────────────────────────────────────────────────────────────────────────────────
 
-MENSAJE, COMANDO, SALIDA, LARGO, NADA = 'mensaje', 'comando', 'salida', 'largo', 'nada'
+MENSAJE, COMANDO, SALIDA, PULSO, LARGO, NADA = 'mensaje', 'comando', 'salida', 'pulso', 'largo', 'nada'
 
 
 def interpretar(linea, prefijos):
     """Qué es una línea limpia de quien ya está en la sala: `(clase, texto)`.
 
     `prefijos` son los suyos, como `('[ana] ',)`: si la línea empieza por uno, se le quita.
-    Clases: `MENSAJE`, `COMANDO` (con su barra), `SALIDA`, `LARGO` (pasa de `TAM_BUFFER` caracteres) y `NADA`.
+    Clases: `MENSAJE`, `COMANDO` (con su barra), `SALIDA`, `PULSO`, `LARGO` (pasa de `TAM_BUFFER` caracteres) y `NADA`.
     """
     if linea.startswith(prefijos):
         linea = linea[len(next(filter(linea.startswith, prefijos))):]
@@ -108,6 +140,8 @@ def interpretar(linea, prefijos):
 def _interpretar_especial(texto):
     if es_salida(texto):
         return SALIDA, texto
+    if texto == VIVO:
+        return PULSO, texto
     if texto.startswith('//'):
         return _medir(MENSAJE, texto[1:])
     return _medir(COMANDO if texto.startswith('/') else MENSAJE, texto)
@@ -138,6 +172,58 @@ def presentacion(linea):
 def aviso_largo(texto):
     """Lo que se responde a un mensaje demasiado largo."""
     return f'Mensaje no enviado: tiene {len(texto)} caracteres y el límite es {TAM_BUFFER}.'
+
+
+# ── Sesiones ─────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Lo que se dicen los programas, y ninguna persona ve:
+#     cliente → servidor    #SESION <ficha> <visto>                   al conectar: quién soy y hasta qué línea recibí
+#     servidor → cliente    #SESION <recibidos> nueva|retomada        cuántas líneas tuyas tengo; desde aquí, con número
+#     cliente → servidor    #VIVO                                     ¿sigues ahí? ¿qué has recibido?
+#     servidor → cliente    #VIVO <recibidos>
+
+VIVO = '#VIVO'
+_PETICION = re.compile(r'#SESION ([0-9a-f]{32}) ([0-9]{1,18})')
+_RESPUESTA = re.compile(rf'(?:{PREGUNTA_NICK})?#SESION ([0-9]{{1,18}}) (nueva|retomada)')
+_ACUSE = re.compile(rf'{VIVO} ([0-9]{{1,18}})')
+
+
+def pide_sesion(linea):
+    """Si la primera línea de un cliente es de las que abren una sesión, bien escrita o no."""
+    return linea.partition(' ')[0] == '#SESION'
+
+
+def leer_peticion(linea):
+    """`(ficha, visto)` de una petición de sesión; `None` si está mal escrita."""
+    partes = _PETICION.fullmatch(linea)
+    return (partes[1], int(partes[2])) if partes else None
+
+
+def peticion(ficha, visto):
+    """La línea con que un cliente abre una sesión o la retoma tras la línea número `visto`."""
+    return f'#SESION {ficha} {visto}'
+
+
+def respuesta(recibidos, retomada):
+    """La línea que contesta a una petición: cuántas líneas de esa sesión se han aceptado."""
+    return f'#SESION {recibidos} {"retomada" if retomada else "nueva"}'
+
+
+def leer_respuesta(linea):
+    """`(recibidos, retomada)`; `None` si `linea` no es una respuesta. A quien tardó en hablar le precede una pregunta."""
+    partes = _RESPUESTA.fullmatch(linea)
+    return (int(partes[1]), partes[2] == 'retomada') if partes else None
+
+
+def acuse(recibidos):
+    """La línea que dice cuántas líneas de una sesión se han aceptado."""
+    return f'{VIVO} {recibidos}'
+
+
+def leer_acuse(linea):
+    """Cuántas líneas dice `linea` que se han aceptado; `None` si no es un acuse."""
+    partes = _ACUSE.fullmatch(linea)
+    return int(partes[1]) if partes else None
 
 
 # ── Nicks ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +273,8 @@ def _con_sufijo(nick, numero):
 _TU_NICK = '* Tu nick es '
 _PRESENCIAS = [re.compile(forma) for forma in (
     r'\* (?P<entran>\S+) entró\.', r'\* (?P<sale>\S+) salió\.', r'\* (?P<sale>\S+) ahora es (?P<entran>\S+)\.',
-    r'\* (Hola, \S+ )?Está[n]? (?P<entran>\S+(, \S+)*?)( y \d+ más)?\.( .*)?')]
+    r'\* (Hola, \S+ )?Están? (?P<entran>\S+( \(reconectando\))?(, \S+( \(reconectando\))?)*?)( y \d+ más)?\.( .*)?')]
+RECONECTANDO = ' (reconectando)'    # tras el nick de quien se ha cortado y aún puede volver
 # Los comandos y sus argumentos: de aquí salen /ayuda y lo que completa el tabulador.
 COMANDOS = {
     '/ayuda': ('', 'muestra los comandos'),
@@ -251,99 +338,5 @@ def presencia(linea):
     for forma in _PRESENCIAS:
         if partes := forma.fullmatch(linea):
             entran, salen = partes.groupdict().get('entran'), partes.groupdict().get('sale')
-            return entran.split(', ') if entran else [], [salen] if salen else []
+            return entran.replace(RECONECTANDO, '').split(', ') if entran else [], [salen] if salen else []
     return [], []
-
-
-# ── De muchas entradas a un solo envío ───────────────────────────────────────────────────────────────────────────
-
-ENTRA, SALE = 'entra', 'sale'
-
-
-class Entrada(NamedTuple):
-    """Un elemento de la lista de la sala: una o varias líneas seguidas, ya codificadas.
-
-    `autor` y `destino` son clientes; de ellos aquí solo importa `dentro`, si ven lo que se dice en la sala.
-    """
-
-    datos: bytes
-    lineas: int = 1
-    autor: Any = None       # a quien no se le devuelve
-    destino: Any = None     # si lo hay, solo él la recibe
-    paso: str = ''          # ENTRA o SALE: desde o hasta aquí `destino` ve la sala
-
-
-class Tanda:
-    """Entradas que se reparten juntas: lo que ve todo el mundo, y lo que ve cada uno que se aparta de eso.
-
-    `datos` y `lineas` son lo común; `linea`, cuántas líneas comunes hubo antes; `numero`, su puesto.
-    Se apartan los autores (no reciben lo suyo), los destinos de algo solo para ellos, y quien entra o sale a mitad.
-    """
-
-    __slots__ = ('numero', 'linea', 'datos', 'lineas', 'vistas')
-
-    def __init__(self, entradas, numero=0, linea=0):
-        self.numero, self.linea, self.vistas = numero, linea, {}
-        piezas, posicion, lineas = [], 0, 0
-        for entrada in entradas:
-            if entrada.destino is not None:
-                self._vista(entrada.destino).intercalar(entrada, posicion, lineas)
-                continue
-            piezas.append(entrada.datos)
-            inicio, antes = posicion, lineas
-            posicion += len(entrada.datos)
-            lineas += entrada.lineas
-            if entrada.autor is not None:
-                vista = self._vista(entrada.autor)
-                vista.ver_hasta(inicio, antes)
-                vista.saltar_hasta(posicion, lineas)
-        self.datos, self.lineas = b''.join(piezas), lineas
-        for vista in self.vistas.values():
-            vista.ver_hasta(posicion, lineas)
-
-    def _vista(self, cliente):
-        vista = self.vistas.get(cliente)
-        if vista is None:
-            vista = self.vistas[cliente] = _Vista(cliente.dentro)
-        return vista
-
-    def para(self, cliente):
-        """Los bytes de esta tanda que recibe `cliente`, si está en la sala o la tanda va en parte para él."""
-        vista = self.vistas.get(cliente)
-        return self.datos if vista is None else vista.juntar(self.datos)
-
-    def lineas_para(self, cliente):
-        """Cuántas líneas son."""
-        vista = self.vistas.get(cliente)
-        return self.lineas if vista is None else vista.lineas
-
-
-class _Vista:
-    """Lo que un cliente ve de una tanda: trozos de lo común, por posición, y entradas solo para él, intercaladas."""
-
-    __slots__ = ('dentro', 'paso', 'lineas', '_trozos', '_posicion', '_linea')
-
-    def __init__(self, dentro):
-        self.dentro, self.paso = dentro, ''
-        self.lineas = self._posicion = self._linea = 0
-        self._trozos = []
-
-    def ver_hasta(self, posicion, linea):
-        if self.dentro and posicion > self._posicion:
-            self._trozos.append((self._posicion, posicion))
-            self.lineas += linea - self._linea
-        self.saltar_hasta(posicion, linea)
-
-    def saltar_hasta(self, posicion, linea):
-        self._posicion, self._linea = posicion, linea
-
-    def intercalar(self, entrada, posicion, linea):
-        self.ver_hasta(posicion, linea)
-        self._trozos.append(entrada.datos)
-        self.lineas += entrada.lineas
-        if entrada.paso:
-            self.paso, self.dentro = entrada.paso, entrada.paso == ENTRA
-
-    def juntar(self, datos):
-        comun = memoryview(datos)
-        return b''.join([trozo if isinstance(trozo, bytes) else comun[slice(*trozo)] for trozo in self._trozos])

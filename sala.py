@@ -1,49 +1,80 @@
-"""La sala: quién está, qué se ha dicho, y el hilo que lo reparte.
+"""La sala: quién está y qué se ha dicho. La comparten todos los hilos; un solo cerrojo la guarda.
 
     manejar_cliente ──▶ [lista + cerrojo] ──▶ Repartidor ──▶ todos menos quien lo dijo
     (uno por cliente)         Sala              (uno)
 
-Muchos hilos añaden a la lista de la `Sala`; uno solo, el `Repartidor`, la toma entera cada vez, la junta en una tanda
-y hace un envío por cliente, sin esperar a nadie: al que no da abasto le guarda un cursor en las últimas tandas. Quien
-acaba de entrar, el rezagado y el que se va son el mismo caso. Con más carga las tandas son mayores, no más lentas.
+Muchos hilos añaden entradas a la lista; el `Repartidor` (`reparto.py`) la toma entera cada vez. Un corte no es una
+salida: a quien abrió una sesión se le guarda el sitio un tiempo, y lo que se dijo mientras tanto aún más.
 """
 
 import collections
 import itertools
-import selectors
-import socket
 import threading
 import time
+from typing import Any, NamedTuple
 
 import protocolo
-from config import TAM_LECTURA, AjustesServidor
-from protocolo import ENTRA, SALE, Entrada, Tanda, aviso, codificar
-
-# Los sockets bloquean al leer y no al escribir. Windows no tiene MSG_DONTWAIT: allí no bloquean nunca, y se espera
-# con un selector antes de leer.
-SIN_ESPERA = getattr(socket, 'MSG_DONTWAIT', 0)
+from config import AjustesServidor
+from protocolo import Lineas, aviso, codificar
 
 
-# ── La sala: quién está y qué se ha dicho ────────────────────────────────────────────────────────────────────────
+class Conexion:
+    """Un socket y el hilo que lee de él. Quien escribe en él y quien lo cierra es el `Repartidor`."""
+
+    __slots__ = ('socket', 'direccion', 'hilo', 'fin')
+
+    def __init__(self, socket=None, direccion=('', 0)):
+        self.socket, self.direccion = socket, direccion[:2]
+        self.hilo = None                # su lector
+        self.fin = threading.Event()    # su lector ya no debe esperar a nada
+
+    def __str__(self):
+        return '{}:{}'.format(*self.direccion)
+
 
 class Cliente:
-    """Una conexión, de principio a fin. El nick es de su hilo lector; el estado de entrega, del `Repartidor`."""
+    """Alguien en la sala, o a punto de entrar: una persona, aunque se corte y vuelva por otra conexión.
 
-    __slots__ = ('conexion', 'direccion', 'hilo', 'nick', 'prefijos',
-                 'dentro', 'roto', 'cursor', 'desplazamiento', 'linea', 'resto', 'ultima')
+    Hasta `terminado`, de su hilo lector y de la sala; lo demás, del `Repartidor`.
+    """
 
-    def __init__(self, conexion=None, direccion=''):
-        self.conexion, self.direccion = conexion, direccion
-        self.hilo = None
+    __slots__ = ('nick', 'prefijos', 'marco', 'ficha', 'recibidos', 'freno', 'lectora', 'terminado',
+                 'conexion', 'dentro', 'roto', 'cursor', 'desplazamiento', 'linea', 'resto', 'desde', 'hasta', 'ultima')
+
+    def __init__(self, conexion=None):
         self.nick = ''
         self.prefijos = ()          # los que se quitan de sus líneas: el nick que pidió y el que tiene
+        self.marco = Lineas         # cómo se le escribe
+        self.ficha = ''             # de su sesión, si la abrió
+        self.recibidos = 0          # cuántas líneas suyas se han aceptado
+        self.freno = None           # el de su ritmo, que no se estrena al volver
+        self.lectora = conexion     # la conexión de la que se le lee; la guarda el cerrojo de la sala
+        self.terminado = False      # si se ha ido, y no por un corte
+        self.conexion = conexion    # por la que se le escribe; None: está cortado
         self.dentro = False         # si lo que se dice en la sala es también para él
         self.roto = False           # si su socket ya no admite envíos
         self.cursor = None          # tanda por la que va; None: al día
         self.desplazamiento = 0     # bytes que ya ha visto de esa tanda, siempre hasta un fin de línea
         self.linea = 0              # cuántas líneas de la sala ha dejado atrás
         self.resto = b''            # lo que falta de la línea en la que se cortó su último envío
+        self.desde = 0              # número de la última línea anterior a su entrada
+        self.hasta = 0              # número de la última línea cuando se cortó
         self.ultima = None          # tanda con su despedida: tras ella se cierra
+
+
+ENTRA, SALE, CORTE, VUELTA = 'entra', 'sale', 'corte', 'vuelta'
+
+
+class Entrada(NamedTuple):
+    """Un elemento de la lista de la sala: una o varias líneas seguidas, ya codificadas."""
+
+    datos: bytes
+    lineas: int = 1
+    autor: Any = None       # cliente al que no se le devuelve
+    destino: Any = None     # si lo hay, solo este cliente la recibe
+    paso: str = ''          # ENTRA o SALE: desde o hasta aquí `destino` ve la sala; CORTE o VUELTA: pierde o cambia de
+    conexion: Any = None    # conexión, que es esta,
+    visto: int = 0          # y lo que vio por la anterior llega hasta la línea de este número
 
 
 class Adios(Exception):
@@ -59,71 +90,76 @@ class Sala:
     def __init__(self, ajustes=AjustesServidor()):
         self.ajustes = ajustes
         self.despertar = lambda: None               # la pone el Repartidor: lo saca de su espera
+        self.anotar = lambda linea: None            # la pone el servidor: lo que se cuenta en su consola
         self.cerrada = threading.Event()
         self._cerrojo = threading.Lock()            # guarda todo lo que sigue
         self._hueco = threading.Condition(self._cerrojo)    # los lectores esperan aquí a que la lista se vacíe
         self._bastante = threading.Condition(self._cerrojo) # el Repartidor espera aquí, en su descanso, a que se llene
-        self._conectados = {}                       # todos, con o sin nick, por orden de llegada
+        self._conexiones = {}                       # todas, con o sin nick, por orden de llegada
+        self._por_ip = collections.Counter()        # cuántas hay de cada dirección
         self._presentes = {}                        # clave del nick → cliente
+        self._sesiones = {}                         # ficha → cliente
+        self._ausentes = {}                         # cliente que se ha cortado → instante en que se le da por ido
+        self._idos = {}                             # clientes que se fueron y aún podrían volver; no importa su valor
         self._lista = []                            # entradas que esperan al Repartidor
         self._pendiente = 0                         # bytes de la lista
         self._historial = collections.deque()       # últimas líneas de mensajes, para quien entre
         self._espera_repartidor = False
         self.personas = self.mensajes = 0           # totales
 
-    # Llegadas y salidas
+    # Conexiones
 
-    def conectar(self, cliente):
-        """Apunta una conexión nueva. Falso si la sala está llena o cerrada."""
+    def conectar(self, conexion):
+        """Apunta una conexión nueva. Si no cabe, `Adios` con el porqué."""
+        direccion, por_ip = conexion.direccion[0], self.ajustes.max_por_ip
         with self._cerrojo:
-            if self.cerrada.is_set() or len(self._conectados) >= self.ajustes.max_clientes:
-                return False
-            self._conectados[cliente] = None
-            return True
+            if self.cerrada.is_set() or len(self._conexiones) >= self.ajustes.max_clientes:
+                raise Adios('Sala llena. Prueba dentro de un rato.')
+            if por_ip and self._por_ip[direccion] >= por_ip:
+                raise Adios(f'Demasiadas conexiones desde tu dirección: el límite es {por_ip}. Cierra alguna.')
+            self._conexiones[conexion] = None
+            self._por_ip[direccion] += 1
 
-    def olvidar(self, cliente):
-        """La conexión ya está cerrada."""
+    def olvidar(self, conexion):
+        """Esa conexión ya está cerrada."""
+        direccion = conexion.direccion[0]
         with self._cerrojo:
-            self._conectados.pop(cliente, None)
+            if self._conexiones.pop(conexion, conexion) is None:
+                self._por_ip[direccion] -= 1
+                if not self._por_ip[direccion]:
+                    del self._por_ip[direccion]
 
-    def conectados(self):
-        """Las conexiones que hay ahora, en una lista nueva."""
-        return list(self._conectados)   # en C y sin soltar el intérprete: no necesita el cerrojo, que no esperaría O(n)
+    def conexiones(self):
+        """Las que hay ahora, en una lista nueva."""
+        return list(self._conexiones)   # en C y sin soltar el intérprete: no necesita el cerrojo, que no esperaría O(n)
+
+    # Entrar y cambiar de nick
 
     def entrar(self, cliente, pedido):
-        """Da a `cliente` el nick que sale de `pedido` y lo mete en la sala. Devuelve cuántos hay, o 0 si no vale."""
+        """Da a `cliente` el nick que sale de `pedido` y lo mete en la sala. Falso si no vale."""
         nick = protocolo.arreglar_nick(pedido)
         if not nick:
-            return 0
+            return False
         with self._cerrojo:
-            if self.cerrada.is_set():
-                raise Adios
-            vecinos = self._nombrar_presentes(20)
-            avisos = self._poner_nick(cliente, nick, pedido)
-            if self._historial:
-                avisos = [aviso('Lo último que se dijo:'), *self._historial, *avisos]
-            avisos.append(aviso(f'Hola, {cliente.nick}. {vecinos} /ayuda dice qué puedes hacer; '
-                                          '/salir, para irte.'))
-            self.personas += 1
-            self._anadir(Entrada(codificar(protocolo.aviso_entra(cliente.nick)), autor=cliente))
-            self._anadir(Entrada(codificar('\n'.join(avisos)), len(avisos), destino=cliente, paso=ENTRA))
+            if self.cerrada.is_set() or cliente.ficha in self._sesiones:
+                raise Adios     # la ficha ya ha entrado por otra conexión: por esta no hay nada que hacer
+            if cliente.ficha:
+                self._sesiones[cliente.ficha] = cliente
+            self._presentar(cliente, nick, pedido, self._historial, ENTRA)
             presentes = len(self._presentes)
         self._avisar_repartidor()
-        return presentes
+        self.anotar(f'+ {cliente.nick} ({cliente.lectora}) entra; hay {presentes}')
+        return True
 
-    def despedir(self, cliente, despedida=''):
-        """Saca a `cliente`, que se cerrará cuando haya recibido todo hasta aquí. Devuelve cuántos quedan.
-
-        Es lo último que hace su hilo: después nadie más lee de su socket.
-        """
-        with self._cerrojo:
-            if self._presentes.pop(protocolo.clave_nick(cliente.nick), None):
-                self._anadir(Entrada(codificar(protocolo.aviso_sale(cliente.nick)), autor=cliente))
-            datos = codificar(aviso(despedida)) if despedida else b''
-            self._anadir(Entrada(datos, bool(datos), destino=cliente, paso=SALE))
-            presentes = len(self._presentes)
-        self._avisar_repartidor()
-        return presentes
+    def _presentar(self, cliente, nick, pedido, historial, paso):
+        vecinos = self._nombrar_presentes(20)
+        avisos = self._poner_nick(cliente, nick, pedido)
+        if historial:
+            avisos = [aviso('Lo último que se dijo:'), *historial, *avisos]
+        avisos.append(aviso(f'Hola, {cliente.nick}. {vecinos} /ayuda dice qué puedes hacer; /salir, para irte.'))
+        self.personas += 1
+        self._anadir(Entrada(codificar(protocolo.aviso_entra(cliente.nick)), autor=cliente))
+        self._anadir(Entrada(codificar('\n'.join(avisos)), len(avisos), destino=cliente, paso=paso))
 
     def cambiar_nick(self, cliente, pedido):
         """Cambia el nick y lo anuncia. Falso si `pedido` no deja nada."""
@@ -151,6 +187,100 @@ class Sala:
             avisos.insert(0, aviso(f'Un nick tiene {protocolo.REGLA_NICK}.'))
         return avisos
 
+    # Irse, cortarse y volver
+
+    def dejar(self, cliente, conexion, despedida=None):
+        """El lector de `conexion` termina. Sin `despedida` es un corte: si tenía una sesión, se le guarda el sitio."""
+        with self._cerrojo:
+            es_corte = despedida is None and self._tiene_sesion(cliente) \
+                and not cliente.terminado and not self.cerrada.is_set()
+            if es_corte:
+                self._anadir(Entrada(b'', 0, destino=cliente, paso=CORTE, conexion=conexion))
+                relevado = cliente.lectora is not conexion
+                if not relevado:
+                    self._ausentes[cliente] = time.monotonic() + self.ajustes.plazo_ausencia
+                    self._limitar_ausentes()
+            else:
+                estaba = self._sacar(cliente)
+                self._despedir(cliente, conexion, despedida)
+            presentes = len(self._presentes)
+        self._avisar_repartidor()
+        if es_corte and not relevado:
+            self.anotar(f'~ {cliente.nick} ({conexion}) se corta; se le espera {self.ajustes.plazo_ausencia:g} s')
+        elif not es_corte and estaba:
+            self.anotar(f'- {cliente.nick} ({conexion}) sale; quedan {presentes}')
+
+    def _despedir(self, cliente, conexion, despedida):
+        lineas = [protocolo.acuse(cliente.recibidos)] if cliente.ficha and cliente.nick else []
+        lineas += [aviso(despedida)] if despedida else []
+        datos = codificar('\n'.join(lineas)) if lineas else b''
+        self._anadir(Entrada(datos, len(lineas), destino=cliente, paso=SALE, conexion=conexion))
+        if self._tiene_sesion(cliente):
+            self._idos[cliente] = None      # por si la despedida no le llegara
+            self._limitar_ausentes()
+        cliente.terminado = True
+
+    def _tiene_sesion(self, cliente):
+        return self._sesiones.get(cliente.ficha) is cliente
+
+    def _sacar(self, cliente):
+        """Deja libre su nick y lo anuncia. Falso si no lo tenía."""
+        if not self._esta(cliente):
+            return False
+        del self._presentes[protocolo.clave_nick(cliente.nick)]
+        self._anadir(Entrada(codificar(protocolo.aviso_sale(cliente.nick)), autor=cliente))
+        return True
+
+    def _esta(self, cliente):
+        return self._presentes.get(protocolo.clave_nick(cliente.nick)) is cliente
+
+    def reclamar(self, ficha, conexion):
+        """Pone `conexion` al frente de la sesión `ficha`. Devuelve su cliente y la conexión que había, cuyo lector tiene
+        que haber terminado antes de llamar a `retomar`; o `None` si no hay tal sesión."""
+        with self._cerrojo:
+            cliente = self._sesiones.get(ficha)
+            if cliente is None:
+                return None
+            anterior, cliente.lectora = cliente.lectora, conexion
+            self._ausentes.pop(cliente, None)
+            self._idos.pop(cliente, None)
+        return cliente, anterior
+
+    def retomar(self, cliente, conexion, visto):
+        """`cliente` sigue por `conexion`, que ha reclamado, desde la línea número `visto`."""
+        with self._cerrojo:
+            if self.cerrada.is_set() or cliente.lectora is not conexion:
+                raise Adios     # otra conexión la ha reclamado después
+            respuesta = codificar(protocolo.respuesta(cliente.recibidos, retomada=True))
+            self._anadir(Entrada(respuesta, 0, destino=cliente, paso=VUELTA, conexion=conexion, visto=visto))
+            if not cliente.terminado and not self._esta(cliente):   # se le dio por ido, así que entra otra vez
+                self._presentar(cliente, cliente.nick, cliente.nick, (), '')
+        self._avisar_repartidor()
+        if not cliente.terminado:
+            self.anotar(f'~ {cliente.nick} ({conexion}) vuelve')
+
+    def vencer_ausencias(self, ahora):
+        """Da por idos a quienes no han vuelto a tiempo. Devuelve cuándo vence la ausencia siguiente, o `None`."""
+        while self._ausentes:
+            with self._cerrojo:
+                cliente, vence = next(iter(self._ausentes.items()), (None, None))
+                if cliente is None or vence > ahora:
+                    return vence
+                del self._ausentes[cliente]
+                self._sacar(cliente)
+                self._idos[cliente] = None
+                presentes = len(self._presentes)
+            self.anotar(f'- {cliente.nick} ({cliente.lectora}) sale; quedan {presentes}')
+        return None
+
+    def _limitar_ausentes(self):
+        """La memoria de las sesiones sin conexión está acotada: se olvida la que lleva más tiempo así."""
+        if len(self._ausentes) + len(self._idos) > self.ajustes.max_ausentes:
+            cuales = self._idos or self._ausentes
+            cliente = next(iter(cuales))
+            del cuales[cliente], self._sesiones[cliente.ficha]
+            self._sacar(cliente)
+
     # Lo que se dice
 
     def publicar(self, cliente, textos):
@@ -169,15 +299,24 @@ class Sala:
 
     def decir(self, cliente, linea):
         """Añade una línea que solo recibe `cliente`."""
+        self._decir(Entrada(codificar(linea), destino=cliente))
+
+    def decir_sin_numero(self, cliente, linea):
+        """Lo mismo, antes de que su sesión empiece."""
+        self._decir(Entrada(codificar(linea), 0, destino=cliente))
+
+    def preguntar(self, cliente, pregunta):
+        """Lo mismo, y sin fin de línea: es para una persona con `nc`."""
+        self._decir(Entrada(pregunta.encode(), 0, destino=cliente))
+
+    def acusar(self, cliente):
+        """Le dice cuántas líneas suyas se han aceptado."""
+        self.decir(cliente, protocolo.acuse(cliente.recibidos))
+
+    def _decir(self, entrada):
         with self._hueco:
             self._hueco.wait_for(self._hay_hueco)
-            self._anadir(Entrada(codificar(linea), destino=cliente))
-        self._avisar_repartidor()
-
-    def preguntar_nick(self, cliente):
-        """La única cosa que se dice sin fin de línea: es para una persona con `nc`."""
-        with self._cerrojo:
-            self._anadir(Entrada(protocolo.PREGUNTA_NICK.encode(), 0, destino=cliente))
+            self._anadir(entrada)
         self._avisar_repartidor()
 
     def buscar(self, nick):
@@ -193,7 +332,8 @@ class Sala:
     def _nombrar_presentes(self, cuantos):
         if not self._presentes:
             return 'No hay nadie más.'
-        nicks = [cliente.nick for cliente in itertools.islice(self._presentes.values(), cuantos)]
+        nicks = [cliente.nick + protocolo.RECONECTANDO * (cliente in self._ausentes)
+                 for cliente in itertools.islice(self._presentes.values(), cuantos)]
         otros = len(self._presentes) - len(nicks)
         return f'{"Está" if len(self._presentes) == 1 else "Están"} {", ".join(nicks)}{f" y {otros} más" if otros else ""}.'
 
@@ -236,284 +376,3 @@ class Sala:
             self._anadir(Entrada(codificar(aviso(despedida))))
             self._hueco.notify_all()
         self._avisar_repartidor()
-
-
-# ── El que escribe ───────────────────────────────────────────────────────────────────────────────────────────────
-
-class Despertador:
-    """Saca a un hilo de la espera de su selector. Un par de sockets: lo único que vale también en Windows."""
-
-    def __init__(self):
-        self.lectura, self.escritura = socket.socketpair()
-        self.lectura.setblocking(False)
-        self.escritura.setblocking(False)
-
-    def tocar(self):
-        try:
-            self.escritura.send(b'!')
-        except OSError:
-            pass    # ya tiene toques de sobra, o su hilo ha terminado
-
-    def atender(self):
-        try:
-            self.lectura.recv(4096)
-        except BlockingIOError:
-            pass
-
-    def cerrar(self):
-        self.lectura.close()
-        self.escritura.close()
-
-
-class Repartidor:
-    """El único hilo que envía por los sockets de los clientes, y el único que los cierra.
-
-    Guarda las últimas tandas: un rezagado es un cliente con un cursor en ellas, que el selector vigila hasta que
-    admite más. Nada de lo que hay aquí lo toca otro hilo, salvo `terminar`. Lo acaba el servidor al cerrar.
-    """
-
-    TROZO = 256 * 1024      # bytes de cada envío a un rezagado
-    # Con 10.000 clientes un turno pasa de 50 ms, y quienes llegan apenas consiguen el intérprete mientras dura. Si hay
-    # mucho que decir se descansa tras cada turno: así entran todos en unos 20 s, y sin descanso tardaban 47.
-    SALA_ENORME = 2000      # clientes
-    DESCANSO = 0.2          # segundos, o menos si se junta mucho que repartir
-
-    def __init__(self, sala):
-        self.sala = sala
-        self.entregas = 0                       # líneas entregadas a alguien
-        self._despertador = Despertador()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._despertador.lectura, selectors.EVENT_READ)
-        self._al_dia = {}                       # clientes sin nada pendiente
-        self._plazos = {}                       # cliente que se va → instante en que se cierra sin más
-        self._tandas = collections.deque()
-        self._memoria = 0                       # bytes de las tandas guardadas
-        self._siguiente = 0                     # número de la próxima tanda
-        self._linea = 0                         # líneas comunes repartidas
-        self._fin = None                        # instante en que hay que haber terminado
-        sala.despertar = self._despertador.tocar
-        # daemon: si algo quedara atascado al cerrar, no debe impedir que el proceso termine.
-        self._hilo = threading.Thread(target=self._bucle, name='repartidor', daemon=True)
-        self._hilo.start()
-
-    def terminar(self, fin):
-        """Acaba cuando no quede nadie, o en el instante `fin` de `time.monotonic`; cierra todos los sockets."""
-        self._fin = fin
-        self._despertador.tocar()
-        self._hilo.join()
-
-    def _bucle(self):
-        while not self._terminado():
-            entradas = self.sala.tomar()
-            eventos = self._selector.select(0 if entradas else self._espera())
-            if entradas:
-                self._repartir(entradas)
-            for clave, _ in eventos:
-                self._atender(clave)
-            self._vencer_plazos()
-            if len(self._al_dia) > self.SALA_ENORME and len(entradas) > 10:
-                self.sala.esperar_mas(self.DESCANSO)
-        for cliente in {*self.sala.conectados(), *self._plazos}:
-            self._cerrar(cliente)
-        self._selector.close()
-        self._despertador.cerrar()
-
-    def _terminado(self):
-        if self._fin is None:
-            return False
-        return time.monotonic() >= self._fin or not (self._plazos or self.sala.conectados())
-
-    def _espera(self):
-        plazos = list(self._plazos.values())
-        if self._fin is not None:
-            plazos.append(self._fin)
-        return max(0, min(plazos) - time.monotonic()) if plazos else None
-
-    # Un turno: una tanda, un envío por cliente
-
-    def _repartir(self, entradas):
-        tanda = Tanda(entradas, self._siguiente, self._linea)
-        self._guardar(tanda)
-        for cliente in tanda.vistas:
-            if cliente.cursor is None and cliente.ultima is None and not cliente.roto:
-                self._al_dia[cliente] = None
-        for cliente in list(self._al_dia):
-            datos = tanda.para(cliente)
-            if datos:
-                self._enviar(cliente, tanda, datos)
-        for cliente, vista in tanda.vistas.items():
-            cliente.dentro = vista.dentro
-            if vista.paso == SALE:
-                self._marchar(cliente, tanda)
-            elif not vista.dentro:
-                self._al_dia.pop(cliente, None)
-
-    def _guardar(self, tanda):
-        self._tandas.append(tanda)
-        self._siguiente += 1
-        self._linea += tanda.lineas
-        self._memoria += self._peso(tanda)
-        while self._memoria > self.sala.ajustes.max_memoria and len(self._tandas) > 1:
-            vieja = self._tandas.popleft()
-            self._memoria -= self._peso(vieja)
-            for cliente, vista in vieja.vistas.items():
-                if cliente.cursor is not None and cliente.cursor <= vieja.numero:
-                    cliente.linea += vieja.lineas - vista.lineas    # lo suyo no es una pérdida
-
-    @staticmethod
-    def _peso(tanda):
-        return len(tanda.datos) + 500 * (1 + len(tanda.vistas))     # los objetos pesan tanto como el texto
-
-    def _enviar(self, cliente, tanda, datos):
-        try:
-            enviados = cliente.conexion.send(datos, SIN_ESPERA)
-        except BlockingIOError:
-            enviados = 0
-        except OSError:
-            self._cortar(cliente)
-            return
-        if enviados == len(datos):
-            self.entregas += tanda.lineas_para(cliente)
-            return
-        del self._al_dia[cliente]
-        cliente.cursor, cliente.desplazamiento, cliente.linea = tanda.numero, 0, tanda.linea
-        self._avanzar(cliente, [datos], enviados)
-        self._selector.register(cliente.conexion, selectors.EVENT_WRITE, cliente)
-
-    # Rezagados
-
-    def _alimentar(self, cliente):
-        """Envía a un rezagado lo que admita de lo que le falta."""
-        fin = self._siguiente if cliente.ultima is None else cliente.ultima + 1
-        while cliente.resto or cliente.cursor < fin:
-            self._saltar_lo_olvidado(cliente)
-            trozos = self._trozos_para(cliente, fin)
-            datos = b''.join([cliente.resto, *trozos])
-            try:
-                enviados = cliente.conexion.send(datos, SIN_ESPERA)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._cortar(cliente)
-                return
-            if enviados and cliente in self._plazos:    # mientras reciba, no se le corta
-                self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
-            sobra = enviados - len(cliente.resto)
-            cliente.resto = cliente.resto[enviados:]
-            if sobra >= 0:      # también 0: las tandas en que todo era suyo no tienen nada que enviar
-                self._avanzar(cliente, trozos, sobra)
-            if enviados < len(datos):
-                return
-        self._selector.unregister(cliente.conexion)
-        cliente.cursor = None
-        if cliente.ultima is None:
-            self._al_dia[cliente] = None
-        else:
-            self._despedir(cliente)
-
-    def _trozos_para(self, cliente, fin):
-        """Lo que sigue para `cliente` de cada tanda desde su cursor, hasta `TROZO` bytes o poco más."""
-        trozos, total, numero = [], 0, cliente.cursor
-        while numero < fin and total < self.TROZO:
-            trozo = self._tandas[numero - self._tandas[0].numero].para(cliente)
-            trozos.append(trozo if trozos else trozo[cliente.desplazamiento:])
-            total += len(trozos[-1])
-            numero += 1
-        return trozos
-
-    def _avanzar(self, cliente, trozos, enviados):
-        """Mueve el cursor de `cliente` sobre los `enviados` bytes. El final de una línea cortada queda en `resto`."""
-        for trozo in trozos:
-            if enviados < len(trozo):
-                corte = trozo.find(b'\n', enviados - 1) + 1 if enviados else 0
-                cliente.resto = trozo[enviados:corte]
-                cliente.desplazamiento += corte
-                cliente.linea += trozo.count(b'\n', 0, corte)
-                return
-            tanda = self._tandas[cliente.cursor - self._tandas[0].numero]
-            self.entregas += tanda.lineas_para(cliente)
-            enviados -= len(trozo)
-            cliente.cursor, cliente.desplazamiento, cliente.linea = tanda.numero + 1, 0, tanda.linea + tanda.lineas
-
-    def _saltar_lo_olvidado(self, cliente):
-        primera = self._tandas[0]
-        if cliente.cursor < primera.numero:
-            perdidas = primera.linea - cliente.linea
-            cliente.cursor, cliente.desplazamiento, cliente.linea = primera.numero, 0, primera.linea
-            if perdidas and (cliente.ultima is None or cliente.ultima >= primera.numero):   # no lo posterior a su salida
-                cliente.resto += codificar(aviso(f'Te perdiste {perdidas} mensajes.'))
-
-    # Despedidas y cortes
-
-    def _atender(self, clave):
-        cliente = clave.data
-        if cliente is None:
-            self._despertador.atender()
-        elif cliente.cursor is not None:
-            self._alimentar(cliente)
-        elif cliente in self._plazos:
-            self._escurrir(cliente)
-
-    def _marchar(self, cliente, tanda):
-        """Su hilo ha terminado: cuando haya recibido hasta esta tanda, se cierra."""
-        cliente.ultima = tanda.numero
-        self._al_dia.pop(cliente, None)
-        self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
-        if cliente.roto:
-            self._cerrar(cliente)
-        elif cliente.cursor is None:
-            self._despedir(cliente)
-
-    def _despedir(self, cliente):
-        """Ya lo tiene todo. Se cierra en un sentido y se espera al otro: si quedara algo suyo por leer, cerrar del
-        todo sería un RST, que puede borrar lo último que se le envió (RFC 1122, 4.2.2.13)."""
-        try:
-            cliente.conexion.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._cerrar(cliente)
-            return
-        self._selector.register(cliente.conexion, selectors.EVENT_READ, cliente)
-
-    def _escurrir(self, cliente):
-        try:
-            queda = cliente.conexion.recv(TAM_LECTURA, SIN_ESPERA)
-        except BlockingIOError:
-            return
-        except OSError:
-            queda = b''
-        if not queda:
-            self._cerrar(cliente)
-
-    def _cortar(self, cliente):
-        """Su socket ya no vale. Se despierta a su hilo, que lo despedirá; solo entonces se puede cerrar: antes, el
-        número de su descriptor podría pasar a otro cliente mientras su hilo aún lee."""
-        self._al_dia.pop(cliente, None)
-        self._dar_por_roto(cliente)
-        apagar(cliente.conexion, socket.SHUT_RDWR)
-        if cliente.ultima is not None:
-            self._cerrar(cliente)
-
-    def _cerrar(self, cliente):
-        self._dar_por_roto(cliente)
-        self._plazos.pop(cliente, None)
-        cliente.conexion.close()
-        self.sala.olvidar(cliente)
-
-    def _dar_por_roto(self, cliente):
-        cliente.roto, cliente.cursor = True, None
-        if cliente.conexion.fileno() >= 0 and cliente.conexion in self._selector.get_map():
-            self._selector.unregister(cliente.conexion)
-
-    def _vencer_plazos(self):
-        if self._plazos:
-            ahora = time.monotonic()
-            for cliente in [cliente for cliente, plazo in self._plazos.items() if plazo <= ahora]:
-                self._cerrar(cliente)
-
-
-def apagar(conexion, sentido):
-    """`shutdown` de un socket que el otro lado puede haber cortado ya."""
-    try:
-        conexion.shutdown(sentido)
-    except OSError:
-        pass

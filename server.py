@@ -4,7 +4,7 @@
                acepta           lee (uno por cliente)     Sala            escribe (uno)
 
 main acepta y entrega cada socket a un hilo `manejar_cliente`, el único que lee de él: convierte bytes en mensajes,
-obedece los comandos y añade lo dicho a la lista de la sala. El resto del camino está en `sala.py`.
+obedece los comandos y añade lo dicho a la lista de la sala. El resto del camino está en `sala.py` y `reparto.py`.
 """
 
 import collections
@@ -21,133 +21,192 @@ import time
 import protocolo
 from config import TAM_LECTURA, TCP_IP, AjustesServidor, leer_opciones
 from protocolo import aviso, codificar
-from sala import SIN_ESPERA, Adios, Cliente, Despertador, Repartidor, Sala, apagar
+from reparto import SIN_ESPERA, Despertador, Repartidor, apagar
+from sala import Adios, Cliente, Conexion, Sala
 
 sala = Sala()       # la del programa; las pruebas hacen las suyas
 
 
 # ── Los que leen ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-def manejar_cliente(cliente, sala, anotar):
-    """El hilo de un cliente, y el único que lee de su socket. Acaba cuando el cliente se va o se corta su conexión;
-    el servidor, al cerrar, la corta en sentido de lectura."""
-    despedida = ''
+def manejar_cliente(conexion, sala):
+    """El hilo de una conexión, y el único que lee de su socket. Acaba cuando el cliente se va, se corta, o vuelve por
+    otra conexión; el servidor, al cerrar, la corta en sentido de lectura."""
+    cliente, despedida = Cliente(conexion), None
     try:
-        lecturas = leer_lineas(cliente.conexion)
-        lineas = presentar(cliente, sala, lecturas, anotar)
-        freno = Freno(sala)
+        lecturas = leer_lineas(cliente, conexion)
+        cliente, lineas = presentar(cliente, conexion, sala, lecturas)
         while lineas is not None:
-            conversar(cliente, sala, lineas, freno, anotar)
+            conversar(cliente, conexion, sala, lineas)
             lineas = next(lecturas, None)
+            comprobar_relevo(cliente, conexion)
     except Adios as adios:
         despedida = str(adios)
     except (OSError, ValueError):
-        pass    # un corte (RST, keepalive) es una salida como otra; ValueError: `select` con el socket ya cerrado
+        pass    # un corte (RST, keepalive) es un final como otro; ValueError: `select` con el socket ya cerrado
     finally:
-        quedan = sala.despedir(cliente, despedida)
-        if cliente.nick:
-            anotar(f'- {cliente.nick} ({cliente.direccion}) sale; quedan {quedan}')
+        sala.dejar(cliente, conexion, despedida)
 
 
-def leer_lineas(conexion):
-    """Da, por cada lectura, la lista de las líneas que completa; al final de la entrada, la que quedó a medias."""
+def leer_lineas(cliente, conexion):
+    """Da, por cada lectura, la lista de las líneas que completa; al final de la entrada, la que quedó a medias, salvo en
+    una sesión: si se ha cortado, volverá a enviarla entera."""
     lector = protocolo.Lineas()
-    while datos := recibir(conexion):
+    while datos := recibir(conexion.socket):
         yield lector.recibir(datos)
         if lector.rebosa:
             raise Adios(f'Una línea no puede pasar de {protocolo.MAX_LINEA // 1024} KiB. Adiós.')
-    yield lector.terminar()
+    if not cliente.ficha:
+        yield lector.terminar()
 
 
-def recibir(conexion):
+def recibir(socket):
     """Espera hasta que haya algo que leer. `b''`: el otro lado terminó."""
     if not SIN_ESPERA:
-        hay_datos(conexion, None)
-    return conexion.recv(TAM_LECTURA)
+        hay_datos(socket, None)
+    return socket.recv(TAM_LECTURA)
 
 
-def hay_datos(conexion, segundos):
+def hay_datos(socket, segundos):
     """Espera a lo sumo `segundos` (`None`: sin límite) a que haya algo que leer, o el final."""
     with getattr(selectors, 'PollSelector', selectors.SelectSelector)() as selector:
-        selector.register(conexion, selectors.EVENT_READ)
+        selector.register(socket, selectors.EVENT_READ)
         return bool(selector.select(segundos))
 
 
-def presentar(cliente, sala, lecturas, anotar):
-    """Lee hasta saber el nick y entra en la sala. Devuelve las líneas que venían detrás; `None`, si no llegó a haber."""
+def presentar(cliente, conexion, sala, lecturas):
+    """Lee hasta saber quién es y lo mete en la sala. Devuelve el cliente, que en una sesión retomada es el que ya había,
+    y las líneas que venían detrás; o `None` en lugar de ellas, si terminó sin presentarse."""
     ajustes = sala.ajustes
     limite = time.monotonic() + ajustes.plazo_nick
-    if not hay_datos(cliente.conexion, ajustes.espera_pregunta):
-        sala.preguntar_nick(cliente)
+    if not hay_datos(conexion.socket, ajustes.espera_pregunta):
+        sala.preguntar(cliente, protocolo.PREGUNTA_NICK)
     intentos = 0
-    while hay_datos(cliente.conexion, max(0, limite - time.monotonic())):
+    while hay_datos(conexion.socket, max(0, limite - time.monotonic())):
         lineas = next(lecturas, None)
         if lineas is None:
-            return None
+            return cliente, None
         for posicion, linea in enumerate(lineas):
+            if protocolo.pide_sesion(linea) and not cliente.ficha:
+                sesion = abrir_sesion(cliente, conexion, sala, linea)
+                if sesion is not None:
+                    return sesion, lineas[posicion + 1:]
+                continue
             nick, texto = protocolo.presentacion(linea)
             if protocolo.es_salida(nick) or protocolo.es_salida(texto):
                 raise Adios('Hasta luego.')
-            presentes = sala.entrar(cliente, nick)
-            if presentes:
-                anotar(f'+ {cliente.nick} ({cliente.direccion}) entra; hay {presentes}')
-                return [texto, *lineas[posicion + 1:]]
+            if sala.entrar(cliente, nick):
+                return cliente, [texto, *lineas[posicion + 1:]] if texto else lineas[posicion + 1:]
             intentos += 1
             if intentos == ajustes.intentos_nick:
                 raise Adios(f'Sin nick no se puede entrar: {protocolo.REGLA_NICK}. Adiós.')
-            sala.preguntar_nick(cliente)
+            sala.preguntar(cliente, protocolo.PREGUNTA_NICK)
     raise Adios(f'Han pasado {ajustes.plazo_nick:g} segundos sin que digas tu nick. Adiós.')
 
 
-def conversar(cliente, sala, lineas, freno, anotar):
+def abrir_sesion(cliente, conexion, sala, linea):
+    """Atiende `#SESION`. Si la sesión ya existía, devuelve su cliente, que sigue por esta conexión; si no, `None`."""
+    peticion = protocolo.leer_peticion(linea)
+    if peticion is None:
+        raise Adios('Esa sesión no se entiende: #SESION, 32 cifras hexadecimales y un número. Adiós.')
+    cliente.ficha, visto = peticion
+    reclamada = sala.reclamar(cliente.ficha, conexion)
+    if reclamada is None:
+        sala.decir_sin_numero(cliente, protocolo.respuesta(0, retomada=False))
+        cliente.marco = protocolo.Numeradas
+        return None
+    sesion, anterior = reclamada
+    anterior.fin.set()
+    apagar(anterior.socket, socket.SHUT_RD)
+    anterior.hilo.join()
+    sala.retomar(sesion, conexion, visto)
+    return sesion
+
+
+def comprobar_relevo(cliente, conexion):
+    """Si el cliente ya sigue por otra conexión, por esta no se acepta nada más: lo que falte lo enviará por la otra."""
+    if cliente.lectora is not conexion:
+        raise ConnectionAbortedError
+
+
+def conversar(cliente, conexion, sala, lineas):
     """Atiende unas líneas de quien ya está dentro, en su orden y a su ritmo. Los mensajes seguidos van juntos."""
     mensajes = []
     for linea in lineas:
         clase, texto = protocolo.interpretar(linea, cliente.prefijos)
         if clase == protocolo.MENSAJE:
             mensajes.append(texto)
-        elif clase != protocolo.NADA:
-            publicar(cliente, sala, mensajes, freno, anotar)
-            mensajes = []
-            freno.permitir(1)
-            if clase == protocolo.SALIDA:
-                raise Adios(f'Hasta luego, {cliente.nick}.')
-            if clase == protocolo.LARGO:
-                sala.decir(cliente, aviso(protocolo.aviso_largo(texto)))
-            else:
-                obedecer(cliente, sala, texto)
-    publicar(cliente, sala, mensajes, freno, anotar)
+            continue
+        publicar(cliente, conexion, sala, mensajes)
+        mensajes = []
+        if clase != protocolo.NADA:
+            frenar(cliente, conexion, sala, 1)
+        if clase == protocolo.PULSO:
+            sala.acusar(cliente)
+            continue
+        cliente.recibidos += 1
+        if clase == protocolo.SALIDA:
+            raise Adios(f'Hasta luego, {cliente.nick}.')
+        if clase == protocolo.LARGO:
+            sala.decir(cliente, aviso(protocolo.aviso_largo(texto)))
+        elif clase == protocolo.COMANDO:
+            obedecer(cliente, sala, texto)
+    publicar(cliente, conexion, sala, mensajes)
 
 
-def publicar(cliente, sala, mensajes, freno, anotar):
+def publicar(cliente, conexion, sala, mensajes):
     while mensajes:
-        cuantos = freno.permitir(len(mensajes))
+        cuantos = frenar(cliente, conexion, sala, len(mensajes))
         sala.publicar(cliente, mensajes[:cuantos])
+        cliente.recibidos += cuantos
         if sala.ajustes.mostrar:
-            anotar('\n'.join([protocolo.prefijo(cliente.nick) + texto for texto in mensajes[:cuantos]]))
+            sala.anotar('\n'.join([protocolo.prefijo(cliente.nick) + texto for texto in mensajes[:cuantos]]))
         mensajes = mensajes[cuantos:]
+
+
+def frenar(cliente, conexion, sala, cuantas):
+    """Espera a que el ritmo del cliente le deje decir algo. Devuelve cuántas de sus `cuantas` líneas puede decir ya."""
+    if cliente.freno is None:
+        cliente.freno = Freno(sala.ajustes)
+    permitidas = 0
+    while not permitidas:
+        permitidas = cliente.freno.permitir(cuantas, conexion.fin)
+        comprobar_relevo(cliente, conexion)
+        if cliente.ficha and cliente.freno.toca_latir():
+            sala.acusar(cliente)    # si no, callaría tanto que parecería muerta
+    return permitidas
 
 
 class Freno:
     """Cubo de fichas: `ritmo` por segundo sobre una `rafaga`. Quien se pasa espera en su propio hilo, deja de leer, y
     TCP frena al otro lado: no se descarta nada y nadie más lo nota. Es de un solo hilo."""
 
-    def __init__(self, sala):
-        self._ritmo, self._rafaga = sala.ajustes.ritmo, sala.ajustes.rafaga
-        self._esperar = sala.cerrada.wait       # el cierre del servidor interrumpe la espera
+    def __init__(self, ajustes):
+        self._ritmo, self._rafaga, self._latido = ajustes.ritmo, ajustes.rafaga, ajustes.latido
         self._fichas, self._hora = self._rafaga, time.monotonic()
+        self._proximo_latido = self._hora + self._latido
 
-    def permitir(self, cuantas):
-        """Espera hasta que se pueda decir algo y devuelve cuántas de las `cuantas` líneas se pueden decir ya."""
+    def permitir(self, cuantas, fin):
+        """Cuántas de las `cuantas` líneas se pueden decir ya. Espera a que sea alguna, pero no más que `latido` segundos,
+        ni un instante desde que se pone el suceso `fin`."""
         if not self._ritmo:
             return cuantas
         self._reponer()
         if self._fichas < 1:
-            self._esperar(min((1 - self._fichas) / self._ritmo, threading.TIMEOUT_MAX))
+            fin.wait(min((1 - self._fichas) / self._ritmo, self._latido))
             self._reponer()
+        if self._fichas < 1 and not fin.is_set():
+            return 0
         permitidas = max(1, min(cuantas, int(self._fichas)))
         self._fichas -= permitidas
         return permitidas
+
+    def toca_latir(self):
+        """Si se va frenado, y hace ya `latido` segundos de la última vez que tocó."""
+        toca = self._fichas < 1 and self._hora >= self._proximo_latido
+        if toca:
+            self._proximo_latido = self._hora + self._latido
+        return toca
 
     def _reponer(self):
         ahora = time.monotonic()
@@ -282,7 +341,7 @@ class Servidor:
 
     def __init__(self, ajustes, sala, consola):
         self.sala, self.ajustes, self.consola = sala, ajustes, consola
-        sala.ajustes = ajustes
+        sala.ajustes, sala.anotar = ajustes, consola.anotar
         self._parar = False
         self.despertador = Despertador()
         consola.al_anotar = self.despertador.tocar
@@ -315,28 +374,26 @@ class Servidor:
 
     def _aceptar(self):
         try:
-            conexion, direccion = self._escucha.accept()
+            socket_nuevo, direccion = self._escucha.accept()
         except (BlockingIOError, ConnectionError):
             return      # se fue antes de que la aceptáramos
         except OSError as error:
             self.consola.anotar(f'No puedo aceptar más conexiones ({error.strerror}); lo intento de nuevo enseguida.')
             self._descansar()
             return
-        preparar_conexion(conexion, self.ajustes.keepalive)
-        cliente = Cliente(conexion, '{}:{}'.format(*direccion))
-        if not self.sala.conectar(cliente):
-            self.sala.despedir(cliente, 'Sala llena. Prueba dentro de un rato.')
-            return
+        preparar_conexion(socket_nuevo, self.ajustes.keepalive)
+        conexion = Conexion(socket_nuevo, direccion)
         # daemon: si alguno quedara atascado al cerrar, no debe impedir que el proceso termine.
-        hilo = threading.Thread(target=manejar_cliente, args=(cliente, self.sala, self.consola.anotar), daemon=True)
+        conexion.hilo = threading.Thread(target=manejar_cliente, args=(conexion, self.sala), daemon=True)
         try:
-            hilo.start()
+            self.sala.conectar(conexion)
+            conexion.hilo.start()
+        except Adios as motivo:
+            self.sala.dejar(Cliente(conexion), conexion, str(motivo))
         except RuntimeError:
-            self.sala.despedir(cliente, 'El servidor no da para más hilos. Prueba dentro de un rato.')
+            self.sala.dejar(Cliente(conexion), conexion, 'El servidor no da para más hilos. Prueba dentro de un rato.')
             self.consola.anotar('No puedo crear más hilos; lo intento de nuevo enseguida.')
             self._descansar()
-        else:
-            cliente.hilo = hilo
 
     def _descansar(self):
         """Deja de aceptar un momento: sin recursos, insistir solo gasta procesador. Parar interrumpe el descanso."""
@@ -351,12 +408,13 @@ class Servidor:
         fin = time.monotonic() + self.ajustes.plazo_cierre
         self._escucha.close()
         self.sala.cerrar('El servidor se cierra. Hasta luego.')
-        clientes = self.sala.conectados()
-        for cliente in clientes:
-            apagar(cliente.conexion, socket.SHUT_RD)
-        for cliente in clientes:
-            if cliente.hilo is not None:
-                cliente.hilo.join(max(0, fin - time.monotonic()))
+        conexiones = self.sala.conexiones()
+        for conexion in conexiones:
+            conexion.fin.set()
+            apagar(conexion.socket, socket.SHUT_RD)
+        for conexion in conexiones:
+            if conexion.hilo.is_alive():
+                conexion.hilo.join(max(0, fin - time.monotonic()))
         self.repartidor.terminar(fin)
         self._selector.close()
         self.despertador.cerrar()

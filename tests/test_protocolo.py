@@ -8,8 +8,8 @@ import pytest
 
 import protocolo
 from config import MAX_LINEA, TAM_BUFFER, TAM_NICK
-from protocolo import (COMANDO, ENTRA, LARGO, MENSAJE, NADA, SALE, SALIDA, Entrada, Lineas, Tanda, arreglar_nick,
-                       clave_nick, codificar, interpretar, limpiar, nick_libre, presentacion)
+from protocolo import (COMANDO, LARGO, MENSAJE, NADA, PULSO, SALIDA, Lineas, Numeradas, arreglar_nick, clave_nick,
+                       codificar, interpretar, limpiar, nick_libre, presentacion)
 
 SURROGADOS = range(0xD800, 0xE000)
 PROHIBIDOS = {*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -344,100 +344,70 @@ def test_buscar_un_nick_libre_no_prueba_todos():
     assert len(consultas) < 50
 
 
-# ── Tandas ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Sesiones ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-class Falso:
-    def __init__(self, nombre, dentro):
-        self.nombre, self.dentro = nombre, dentro
+FICHA = '0123456789abcdef' * 2
 
 
-def segun_el_modelo(entradas, cliente):
-    """Lo mismo que una `Tanda`, de la manera más simple: cada entrada, una a una, para un cliente."""
-    dentro, datos, lineas = cliente.dentro, b'', 0
-    for entrada in entradas:
-        if entrada.destino is None:
-            vale = dentro and entrada.autor is not cliente
-        else:
-            vale = entrada.destino is cliente
-        if vale:
-            datos += entrada.datos
-            lineas += entrada.lineas
-        if entrada.destino is cliente and entrada.paso:
-            dentro = entrada.paso == ENTRA
-    return datos, lineas, dentro
+@pytest.mark.parametrize('visto', [0, 1, 10**17])
+def test_una_peticion_de_sesion_se_lee_como_se_escribe(visto):
+    assert protocolo.pide_sesion(protocolo.peticion(FICHA, visto))
+    assert protocolo.leer_peticion(protocolo.peticion(FICHA, visto)) == (FICHA, visto)
 
 
-def entradas_al_azar(azar, clientes, cuantas):
-    situacion = {cliente: cliente.dentro for cliente in clientes}
-    entradas = []
-    for numero in range(cuantas):
-        lineas = azar.randrange(1, 4)
-        datos = b''.join(b'%d-%d\n' % (numero, linea) for linea in range(lineas))
-        cliente, suerte = azar.choice(clientes), azar.random()
-        if suerte < 0.15:
-            entradas.append(Entrada(datos, lineas))
-        elif suerte < 0.6:
-            entradas.append(Entrada(datos, lineas, autor=cliente))
-        elif suerte < 0.8:
-            entradas.append(Entrada(datos, lineas, destino=cliente))
-        elif suerte < 0.85:
-            entradas.append(Entrada(b'', 0, destino=cliente, paso=SALE if situacion[cliente] else ENTRA))
-            situacion[cliente] = not situacion[cliente]
-        else:
-            entradas.append(Entrada(datos, lineas, destino=cliente, paso=SALE if situacion[cliente] else ENTRA))
-            situacion[cliente] = not situacion[cliente]
-    return entradas
+@pytest.mark.parametrize('mala', ['#SESION', '#SESION ', f'#SESION {FICHA}', f'#SESION {FICHA} -1', f'#SESION {FICHA} ٣',
+                                  f'#SESION {FICHA.upper()} 0', f'#SESION {FICHA}0 0', f'#SESION {FICHA} ' + '9' * 19,
+                                  f'#SESION {FICHA} 0 ', f'#SESION  {FICHA} 0'])
+def test_una_peticion_mal_escrita_no_se_lee(mala):
+    assert protocolo.pide_sesion(mala) and protocolo.leer_peticion(mala) is None
 
 
-def test_una_tanda_da_a_cada_uno_lo_que_diria_el_modelo():
-    azar = random.Random(10)
-    for _ in range(1500):
-        clientes = [Falso(numero, azar.random() < 0.6) for numero in range(azar.randrange(1, 6))]
-        entradas = entradas_al_azar(azar, clientes, azar.randrange(20))
-        tanda = Tanda(entradas)
-        for cliente in clientes:
-            if cliente.dentro or cliente in tanda.vistas:
-                datos, lineas, dentro = segun_el_modelo(entradas, cliente)
-                assert tanda.para(cliente) == datos
-                assert tanda.lineas_para(cliente) == lineas == datos.count(b'\n')
-                if cliente in tanda.vistas:
-                    assert tanda.vistas[cliente].dentro == dentro
+@pytest.mark.parametrize('linea', ['#SESIONES', 'ana', f'[ana] #SESION {FICHA} 0'])
+def test_lo_que_no_pide_una_sesion_es_un_nick(linea):
+    assert not protocolo.pide_sesion(linea)
 
 
-def test_partir_las_entradas_en_tandas_no_cambia_lo_que_recibe_cada_uno():
-    azar = random.Random(11)
-    for _ in range(500):
-        clientes = [Falso(numero, azar.random() < 0.6) for numero in range(4)]
-        al_principio = {cliente: cliente.dentro for cliente in clientes}
-        entradas = entradas_al_azar(azar, clientes, 20)
-        esperado = {cliente: segun_el_modelo(entradas, cliente)[0] for cliente in clientes}
-        recibido = dict.fromkeys(clientes, b'')
-        for parte in cortar(entradas, azar, azar.randrange(6)):
-            tanda = Tanda(parte)
-            for cliente in clientes:
-                if cliente.dentro or cliente in tanda.vistas:
-                    recibido[cliente] += tanda.para(cliente)
-                if cliente in tanda.vistas:
-                    cliente.dentro = tanda.vistas[cliente].dentro
-        assert recibido == esperado, al_principio
+@pytest.mark.parametrize('recibidos, retomada', [(0, False), (7, True), (0, True)])
+def test_una_respuesta_se_lee_como_se_escribe_aunque_la_preceda_la_pregunta(recibidos, retomada):
+    linea = protocolo.respuesta(recibidos, retomada)
+    assert protocolo.leer_respuesta(linea) == (recibidos, retomada)
+    assert protocolo.leer_respuesta(protocolo.PREGUNTA_NICK + linea) == (recibidos, retomada)
 
 
-def test_una_tanda_cuenta_lo_comun_aparte_de_lo_dirigido():
-    ana = Falso('ana', True)
-    tanda = Tanda([Entrada(b'1\n2\n', 2), Entrada(b'solo\n', destino=ana), Entrada(b'3\n', autor=ana)], 7, 40)
-    assert (tanda.numero, tanda.linea, tanda.datos, tanda.lineas) == (7, 40, b'1\n2\n3\n', 3)
-    assert tanda.para(ana) == b'1\n2\nsolo\n' and tanda.lineas_para(ana) == 3
+@pytest.mark.parametrize('linea', ['* Sala llena.', '#SESION nueva', '#SESION 1 otra', '[ana] #SESION 0 nueva', ''])
+def test_lo_que_no_es_una_respuesta_no_se_lee(linea):
+    assert protocolo.leer_respuesta(linea) is None
 
 
-def test_quien_no_esta_en_la_sala_solo_recibe_lo_suyo():
-    nuevo = Falso('nuevo', False)
-    tanda = Tanda([Entrada(b'antes\n'), Entrada(b'Nick: ', 0, destino=nuevo), Entrada(b'despues\n')])
-    assert tanda.para(nuevo) == b'Nick: ' and tanda.lineas_para(nuevo) == 0
+def test_un_acuse_se_lee_como_se_escribe_y_un_mensaje_no_lo_imita():
+    assert protocolo.leer_acuse(protocolo.acuse(12)) == 12
+    for linea in ('#VIVO', '[ana] #VIVO 3', '* #VIVO 3', '#VIVO -1', '#VIVO 3 '):
+        assert protocolo.leer_acuse(linea) is None
 
 
-def test_quien_entra_a_mitad_ve_desde_ahi_y_quien_sale_hasta_ahi():
-    nuevo, viejo = Falso('nuevo', False), Falso('viejo', True)
-    tanda = Tanda([Entrada(b'1\n'), Entrada(b'hola\n', destino=nuevo, paso=ENTRA), Entrada(b'2\n'),
-                   Entrada(b'adios\n', destino=viejo, paso=SALE), Entrada(b'3\n')])
-    assert tanda.para(nuevo) == b'hola\n2\n3\n'
-    assert tanda.para(viejo) == b'1\n2\nadios\n'
+def test_la_pregunta_entre_programas_no_es_un_mensaje():
+    assert interpretar('#VIVO', ()) == (PULSO, '#VIVO')
+    assert interpretar('#VIVO 3', ())[0] == MENSAJE
+
+
+def test_las_lineas_numeradas_llevan_su_numero():
+    assert Numeradas.codificar('[ana] ñ\n* 2 cosas\n'.encode(), 41) == '41 [ana] ñ\n42 * 2 cosas\n'.encode()
+    assert Numeradas.separar('41 [ana] 7 cosas') == (41, '[ana] 7 cosas')
+
+
+@pytest.mark.parametrize('linea', ['[ana] hola', 'x', '', '٣ x', '9' * 19 + ' x', '-1 x'])
+def test_lo_que_no_tiene_numero_no_se_separa(linea):
+    assert Numeradas.separar(linea) == (0, linea)
+
+
+def test_lo_posterior_a_una_linea_se_encuentra_aunque_falten_numeros():
+    datos = b'#SESION 0 nueva\n' + b''.join(b'%d [ana] %d\n' % (numero, numero) for numero in (3, 4, 7, 10))
+    for visto in range(12):
+        posicion, antes = Numeradas.buscar(datos, visto)
+        assert datos[posicion:] == b''.join(b'%d [ana] %d\n' % (n, n) for n in (3, 4, 7, 10) if n > visto)
+        assert antes == 1 + sum(n <= visto for n in (3, 4, 7, 10))
+
+
+def test_quien_se_ha_cortado_sigue_entre_los_nicks_que_se_completan():
+    assert protocolo.presencia('* Están ana (reconectando), luis y 3 más.') == (['ana', 'luis'], [])
+    assert protocolo.presencia('* Está ana (reconectando).') == (['ana'], [])

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from config import AjustesServidor
-from protocolo import SALE, Tanda
-from sala import Adios, Cliente, Repartidor, Sala
+from reparto import Repartidor, Tanda
+from sala import SALE, Adios, Cliente, Conexion, Sala
 from tests.utiles import PLAZO, esperar_a
 
 
@@ -20,8 +20,8 @@ class SalaTomada:
         self._clientes = []
 
     def cliente(self):
-        cliente = Cliente()
-        assert self.sala.conectar(cliente)
+        cliente = Cliente(Conexion())
+        self.sala.conectar(cliente.conexion)
         self._clientes.append(cliente)
         self._recibido[cliente] = b''
         return cliente
@@ -64,7 +64,7 @@ def tomada():
 def test_quien_entra_recibe_su_nick_quien_esta_y_como_pedir_ayuda(tomada):
     tomada.grupo('ana', 'beto')
     carla = tomada.cliente()
-    assert tomada.sala.entrar(carla, 'carla') == 3
+    assert tomada.sala.entrar(carla, 'carla')
     avisos = tomada.recibido(carla)
     assert avisos[0] == '* Tu nick es carla'
     assert avisos[-1].startswith('* Hola, carla. Están ana, beto.') and '/ayuda' in avisos[-1]
@@ -95,7 +95,7 @@ def test_lo_que_se_dice_antes_de_entrar_no_llega(tomada):
 def test_un_nick_vacio_no_entra(tomada, pedido):
     ana, = tomada.grupo('ana')
     nadie = tomada.cliente()
-    assert tomada.sala.entrar(nadie, pedido) == 0
+    assert not tomada.sala.entrar(nadie, pedido)
     assert tomada.recibido(ana) == [] and nadie.nick == ''
 
 
@@ -117,17 +117,18 @@ def test_un_nick_arreglado_recibe_la_regla(tomada):
 
 def test_un_nick_queda_libre_cuando_su_dueno_se_va(tomada):
     ana, = tomada.grupo('ana')
-    tomada.sala.despedir(ana)
+    tomada.sala.dejar(ana, ana.conexion)
     assert tomada.entrar('ana').nick == 'ana'
 
 
 def test_la_sala_llena_no_admite_a_nadie_hasta_que_alguien_se_va():
     tomada = SalaTomada(max_clientes=2)
     ana, _ = tomada.grupo('ana', 'beto')
-    assert not tomada.sala.conectar(Cliente())
-    tomada.sala.despedir(ana)
-    tomada.sala.olvidar(ana)
-    assert tomada.sala.conectar(Cliente())
+    with pytest.raises(Adios):
+        tomada.sala.conectar(Conexion())
+    tomada.sala.dejar(ana, ana.conexion)
+    tomada.sala.olvidar(ana.conexion)
+    tomada.sala.conectar(Conexion())
 
 
 def test_el_ultimo_sitio_es_para_uno_solo():
@@ -136,7 +137,11 @@ def test_el_ultimo_sitio_es_para_uno_solo():
 
     def intentar():
         salida.wait(PLAZO)
-        admitidos.append(sala.conectar(Cliente()))
+        try:
+            sala.conectar(Conexion())
+            admitidos.append(True)
+        except Adios:
+            admitidos.append(False)
 
     hilos = [threading.Thread(target=intentar, daemon=True) for _ in range(20)]
     for hilo in hilos:
@@ -225,7 +230,7 @@ def test_un_privado_llega_solo_a_su_destino(tomada):
 def test_buscar_a_quien_no_esta_no_encuentra_a_nadie(tomada):
     ana, = tomada.grupo('ana')
     assert tomada.sala.buscar('beto') is None
-    tomada.sala.despedir(ana)
+    tomada.sala.dejar(ana, ana.conexion)
     assert tomada.sala.buscar('ana') is None
 
 
@@ -315,7 +320,7 @@ def test_cambiar_a_un_nick_vacio_no_cambia_nada(tomada):
 def test_quien_sale_recibe_lo_anterior_y_su_despedida_y_nada_mas(tomada):
     ana, beto = tomada.grupo('ana', 'beto')
     tomada.sala.publicar(beto, ['antes'])
-    assert tomada.sala.despedir(ana, 'Hasta luego.') == 1
+    tomada.sala.dejar(ana, ana.conexion, 'Hasta luego.')
     tomada.sala.publicar(beto, ['despues'])
     assert tomada.recibido(ana) == ['[beto] antes', '* Hasta luego.']
     assert tomada.recibido(beto) == ['* ana salió.']
@@ -324,13 +329,13 @@ def test_quien_sale_recibe_lo_anterior_y_su_despedida_y_nada_mas(tomada):
 def test_quien_sale_sin_haber_entrado_no_se_anuncia(tomada):
     ana, = tomada.grupo('ana')
     nadie = tomada.cliente()
-    tomada.sala.despedir(nadie, 'Adiós.')
+    tomada.sala.dejar(nadie, nadie.conexion, 'Adiós.')
     assert tomada.recibido(ana) == [] and tomada.recibido(nadie) == ['* Adiós.']
 
 
 def test_lo_ultimo_de_quien_sale_es_su_salida(tomada):
     ana, = tomada.grupo('ana')
-    tomada.sala.despedir(ana)
+    tomada.sala.dejar(ana, ana.conexion)
     assert tomada.sala.tomar()[-1].paso == SALE
 
 
@@ -399,8 +404,8 @@ def test_salir_y_entrar_no_esperan_a_la_lista_llena():
     sala = Sala(AjustesServidor(max_pendiente=1000))
     hilo = hablar_con_la_lista_llena(sala, lambda ana: sala.publicar(ana, ['fin']))
     beto = Cliente()
-    assert sala.entrar(beto, 'beto') == 2
-    assert sala.despedir(beto) == 1
+    assert sala.entrar(beto, 'beto')
+    sala.dejar(beto, beto.conexion)
     sala.tomar()
     hilo.join(PLAZO)
     assert not hilo.is_alive()
@@ -411,7 +416,8 @@ def test_al_cerrar_se_avisa_a_todos_y_no_entra_nadie(tomada):
     a_medias = tomada.cliente()
     tomada.sala.cerrar('Se acabó.')
     assert tomada.recibido(ana) == tomada.recibido(beto) == ['* Se acabó.']
-    assert not tomada.sala.conectar(Cliente())
+    with pytest.raises(Adios):
+        tomada.sala.conectar(Conexion())
     with pytest.raises(Adios):
         tomada.sala.entrar(a_medias, 'carla')
     assert tomada.recibido(ana) == []

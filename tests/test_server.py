@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-import sala as modulo_sala
 import protocolo
+import reparto
 import server
 from config import MAX_LINEA
-from sala import apagar
+from reparto import apagar
 from tests.utiles import PLAZO, RAIZ, Persona, Proceso, esperar_a, servidor, sockets_abiertos
 
 SOLO_POSIX = pytest.mark.skipif(os.name == 'nt', reason='Windows no tiene estas señales ni estos límites')
@@ -243,7 +243,7 @@ def test_con_la_sala_llena_se_dice_y_se_cierra_hasta_que_hay_sitio():
         assert ana.hasta_el_final() == ['* Hasta luego, ana.']
         ana.cerrar()
         beto.cerrar()
-        esperar_a(lambda: not charla.sala.conectados(), 'que salgan')
+        esperar_a(lambda: not charla.sala.conexiones(), 'que salgan')
         charla.persona('carla')
 
 
@@ -358,7 +358,7 @@ def test_a_quien_sale_y_no_cierra_se_le_cierra_al_vencer_el_plazo(despedida):
         ana.decir('/salir')
         if despedida:
             assert ana.hasta_el_final() == [despedida]
-        esperar_a(lambda: charla.sala.personas and not charla.sala.conectados(), 'que se le cierre')
+        esperar_a(lambda: charla.sala.personas and not charla.sala.conexiones(), 'que se le cierre')
 
 
 def test_quien_termina_de_hablar_entrega_lo_pendiente_y_la_linea_sin_final(charla):
@@ -398,9 +398,9 @@ def test_quien_se_va_sin_nick_no_se_anuncia(charla):
     ana, = charla.grupo('ana')
     for irse in (Persona.romper, Persona.cerrar, Persona.terminar_de_hablar):
         persona = charla.conectar()
-        esperar_a(lambda: len(charla.sala.conectados()) == 2, 'que entre')
+        esperar_a(lambda: len(charla.sala.conexiones()) == 2, 'que entre')
         irse(persona)
-        esperar_a(lambda: len(charla.sala.conectados()) == 1, 'que salga')
+        esperar_a(lambda: len(charla.sala.conexiones()) == 1, 'que salga')
     beto = charla.persona('beto')
     beto.decir('fin')
     assert ana.hasta('[beto] fin') == ['* beto entró.', '[beto] fin']
@@ -416,7 +416,7 @@ def test_de_cien_conexiones_con_la_mitad_rotas_queda_justo_la_otra_mitad():
         assert threading.active_count() == hilos + 100
         for persona in personas[::2]:
             persona.romper()
-        esperar_a(lambda: len(charla.sala.conectados()) == 50, 'que salgan los rotos')
+        esperar_a(lambda: len(charla.sala.conexiones()) == 50, 'que salgan los rotos')
         esperar_a(lambda: threading.active_count() == hilos + 50, 'que acaben sus hilos')
         assert sockets is None or sockets_abiertos() == sockets + 2 * 50
         quedan = personas[1::2]
@@ -562,7 +562,7 @@ def test_un_rezagado_que_se_corta_se_anuncia():
         atasco.atascar()
         atasco.lento.romper()
         assert atasco.oyente.linea() == '* lento salió.'
-        esperar_a(lambda: len(charla.sala.conectados()) == 2, 'que se cierre su conexión')
+        esperar_a(lambda: len(charla.sala.conexiones()) == 2, 'que se cierre su conexión')
 
 
 def test_un_rezagado_que_se_va_recibe_lo_que_queda_y_su_despedida():
@@ -662,7 +662,7 @@ def test_pedir_el_cierre_de_lo_ya_cerrado_no_es_un_error(charla):
 
 @pytest.fixture
 def como_windows(monkeypatch):
-    monkeypatch.setattr(modulo_sala, 'SIN_ESPERA', 0)
+    monkeypatch.setattr(reparto, 'SIN_ESPERA', 0)
     monkeypatch.setattr(server, 'SIN_ESPERA', 0)
 
 
@@ -687,7 +687,7 @@ def test_sin_msg_dontwait_se_conversa_igual(como_windows):
         callada = charla.conectar()
         assert callada.crudo(6) == b'Nick: '
         ana, beto = charla.grupo('ana', 'beto')
-        assert not charla.cliente('ana').conexion.getblocking()
+        assert not charla.cliente('ana').conexion.socket.getblocking()
         ana.decir('hola')
         assert beto.linea() == '[ana] hola'
         beto.decir('adiós', '/salir')

@@ -371,7 +371,7 @@ def test_un_servidor_malicioso_no_mueve_el_cursor_ni_cambia_el_titulo(lanzar):
         luis = lanzar('cliente.py', '--puerto', trampa.getsockname()[1], '--nick', 'luis', terminal=True)
         conexion, _ = trampa.accept()
         with conexion:
-            conexion.sendall('* Tu nick es luis\n[\x1b[2Jmalo] \x1b]0;título\x07\x1b[31m\x1b[10;10H\x9b2J\u202efin\n'
+            conexion.sendall('#SESION 0 nueva\n1 * Tu nick es luis\n2 [\x1b[2Jmalo] \x1b]0;título\x07\x1b[31m\x1b[10;10H\x9b2J\u202efin\n'
                              '[ana] adiós\n'.encode())
             luis.ver(lambda p: p.contiene('[ana] adiós') and p.ultima() == '[luis]')
             assert luis.pantalla.otras == [] and luis.pantalla.campanas == 0

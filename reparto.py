@@ -1,0 +1,484 @@
+"""El reparto: de la lista de la sala a los sockets, con un solo hilo que escribe.
+
+El `Repartidor` toma todo lo nuevo, lo junta en una `Tanda` y hace un envío por cliente, sin esperar a nadie. Guarda las
+últimas tandas: al que no da abasto le pone un cursor en ellas. Quien acaba de entrar, el rezagado, el que vuelve tras
+un corte y el que se va son el mismo caso. Con más carga las tandas son mayores, no más lentas.
+"""
+
+import collections
+import itertools
+import selectors
+import socket
+import threading
+import time
+from typing import Any, NamedTuple
+
+from config import TAM_LECTURA
+from protocolo import Lineas, aviso, codificar
+from sala import CORTE, ENTRA, SALE, VUELTA
+
+# Los sockets bloquean al leer y no al escribir. Windows no tiene MSG_DONTWAIT: allí no bloquean nunca, y se espera
+# con un selector antes de leer.
+SIN_ESPERA = getattr(socket, 'MSG_DONTWAIT', 0)
+
+
+# ── De muchas entradas a un solo envío ───────────────────────────────────────────────────────────────────────────
+
+class Paso(NamedTuple):
+    """Una entrada de la tanda con la que a su destino le pasa algo, y en qué punto."""
+
+    entrada: Any
+    numero: int     # el de la última línea anterior
+    vistas: int     # cuántas líneas de la tanda ve su destino hasta ahí
+
+
+class Tanda:
+    """Entradas que se reparten juntas: lo que ve todo el mundo, y lo que ve cada uno que se aparta de eso.
+
+    Se apartan los autores (no reciben lo suyo), los destinos de algo solo para ellos, y quien entra o sale a mitad.
+    Se cuentan dos cosas: las líneas comunes, para decir cuántas se pierde alguien, y todas, para numerarlas.
+    """
+
+    __slots__ = ('numero', 'linea', 'lineas', 'primera', 'siguiente', 'peso', 'vistas', 'pasos', '_inicios', '_formas')
+
+    PESO_OBJETO = 500       # bytes: los objetos que acompañan a un texto corto pesan más que él
+
+    def __init__(self, entradas, numero=0, linea=0, primera=1):
+        self.numero = numero                    # su puesto entre las tandas
+        self.linea, self.lineas = linea, 0      # cuántas líneas comunes hubo antes, y cuántas tiene
+        self.primera = primera                  # el número de su primera línea
+        self.vistas, self.pasos, self._formas = {}, [], {}
+        self._inicios = []                      # de cada entrada común, el número de su primera línea
+        comunes = []
+        for entrada in entradas:
+            if entrada.destino is None:
+                comunes.append(entrada.datos)
+                self._inicios.append(primera)
+                antes, self.lineas = self.lineas, self.lineas + entrada.lineas
+                if entrada.autor is not None:
+                    vista = self._vista(entrada.autor)
+                    vista.ver_hasta(len(comunes) - 1, antes)
+                    vista.saltar_hasta(len(comunes), self.lineas)
+            else:
+                vista = self._vista(entrada.destino)
+                vista.ver_hasta(len(comunes), self.lineas)
+                if entrada.paso:
+                    self.pasos.append(Paso(entrada, primera - 1, vista.lineas))
+                if entrada.paso not in (CORTE, VUELTA):     # esas no son para leerlas
+                    vista.intercalar(entrada, primera)
+            primera += entrada.lineas
+        self.siguiente = primera                # el número de la primera línea de la tanda que sigue
+        for vista in self.vistas.values():
+            vista.ver_hasta(len(comunes), self.lineas)
+        self.peso = self.PESO_OBJETO * (1 + len(self.vistas))
+        self._dar_forma(Lineas, comunes)
+
+    def _vista(self, cliente):
+        vista = self.vistas.get(cliente)
+        if vista is None:
+            vista = self.vistas[cliente] = _Vista(cliente.dentro)
+        return vista
+
+    def _dar_forma(self, marco, piezas):
+        datos, limites = b''.join(piezas), [0, *itertools.accumulate(map(len, piezas))]
+        self._formas[marco] = datos, limites
+        self.peso += len(datos) + 32 * len(limites)
+        return datos, limites
+
+    def _en(self, marco):
+        """Lo común tal como lo escribe `marco`, y dónde empieza y acaba cada entrada. Se hace una vez por marco."""
+        forma = self._formas.get(marco)
+        if forma is None:
+            datos, limites = self._formas[Lineas]
+            piezas = [marco.codificar(datos[desde:hasta], inicio)
+                      for desde, hasta, inicio in zip(limites, limites[1:], self._inicios)]
+            forma = self._dar_forma(marco, piezas)
+        return forma
+
+    def para(self, cliente):
+        """Los bytes de esta tanda que recibe `cliente`, si está en la sala o la tanda va en parte para él."""
+        vista = self.vistas.get(cliente)
+        forma = self._en(cliente.marco)
+        return forma[0] if vista is None else vista.juntar(cliente.marco, *forma)
+
+    def lineas_para(self, cliente):
+        """Cuántas líneas son."""
+        vista = self.vistas.get(cliente)
+        return self.lineas if vista is None else vista.lineas
+
+
+class _Vista:
+    """Lo que un cliente ve de una tanda: trechos de lo común y, entre ellos, entradas solo para él."""
+
+    __slots__ = ('dentro', 'lineas', '_trozos', '_puesto', '_linea')
+
+    def __init__(self, dentro):
+        self.dentro = dentro
+        self.lineas = self._puesto = self._linea = 0
+        self._trozos = []       # (primera entrada común, primera que no), o (datos, número de su primera línea)
+
+    def ver_hasta(self, puesto, linea):
+        if self.dentro and puesto > self._puesto:
+            self._trozos.append((self._puesto, puesto))
+            self.lineas += linea - self._linea
+        self.saltar_hasta(puesto, linea)
+
+    def saltar_hasta(self, puesto, linea):
+        self._puesto, self._linea = puesto, linea
+
+    def intercalar(self, entrada, numero):
+        self._trozos.append((entrada.datos, numero if entrada.lineas else 0))
+        self.lineas += entrada.lineas
+        if entrada.paso:
+            self.dentro = entrada.paso == ENTRA
+
+    def juntar(self, marco, datos, limites):
+        comun = memoryview(datos)
+        return b''.join([self._trozo(marco, comun, limites, *trozo) for trozo in self._trozos])
+
+    @staticmethod
+    def _trozo(marco, comun, limites, uno, otro):
+        if isinstance(uno, bytes):
+            return marco.codificar(uno, otro) if otro else uno      # sin número: lo que no es una línea
+        return comun[limites[uno]:limites[otro]]
+
+
+# ── El que escribe ───────────────────────────────────────────────────────────────────────────────────────────────
+
+class Despertador:
+    """Saca a un hilo de la espera de su selector. Un par de sockets: lo único que vale también en Windows."""
+
+    def __init__(self):
+        self.lectura, self.escritura = socket.socketpair()
+        self.lectura.setblocking(False)
+        self.escritura.setblocking(False)
+
+    def tocar(self):
+        try:
+            self.escritura.send(b'!')
+        except OSError:
+            pass    # ya tiene toques de sobra, o su hilo ha terminado
+
+    def atender(self):
+        try:
+            self.lectura.recv(4096)
+        except BlockingIOError:
+            pass
+
+    def cerrar(self):
+        self.lectura.close()
+        self.escritura.close()
+
+
+class Repartidor:
+    """El único hilo que envía por los sockets de los clientes, y el único que los cierra.
+
+    Guarda las últimas tandas: un rezagado es un cliente con un cursor en ellas, que el selector vigila hasta que
+    admite más. Nada de lo que hay aquí lo toca otro hilo, salvo `terminar`. Lo acaba el servidor al cerrar.
+    """
+
+    TROZO = 256 * 1024      # bytes de cada envío a un rezagado
+    # Con 10.000 clientes un turno pasa de 50 ms, y quienes llegan apenas consiguen el intérprete mientras dura. Si hay
+    # mucho que decir se descansa tras cada turno: así entran todos en unos 20 s, y sin descanso tardaban 47.
+    SALA_ENORME = 2000      # clientes
+    DESCANSO = 0.2          # segundos, o menos si se junta mucho que repartir
+
+    def __init__(self, sala):
+        self.sala = sala
+        self.entregas = 0                       # líneas entregadas a alguien
+        self._despertador = Despertador()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._despertador.lectura, selectors.EVENT_READ)
+        self._al_dia = {}                       # clientes sin nada pendiente
+        self._plazos = {}                       # cliente que se va → instante en que se cierra sin más
+        self._tandas = collections.deque()
+        self._memoria = 0                       # bytes de las tandas guardadas
+        self._siguiente = 0                     # número de la próxima tanda
+        self._linea = 0                         # líneas comunes repartidas
+        self._numero = 1                        # el de la próxima línea, común o no
+        self._fin = None                        # instante en que hay que haber terminado
+        sala.despertar = self._despertador.tocar
+        # daemon: si algo quedara atascado al cerrar, no debe impedir que el proceso termine.
+        self._hilo = threading.Thread(target=self._bucle, name='repartidor', daemon=True)
+        self._hilo.start()
+
+    def terminar(self, fin):
+        """Acaba cuando no quede nadie, o en el instante `fin` de `time.monotonic`; cierra todos los sockets."""
+        self._fin = fin
+        self._despertador.tocar()
+        self._hilo.join()
+
+    def _bucle(self):
+        while not self._terminado():
+            vence = self.sala.vencer_ausencias(time.monotonic())
+            entradas = self.sala.tomar()
+            eventos = self._selector.select(0 if entradas else self._espera(vence))
+            if entradas:
+                self._repartir(entradas)
+            for clave, _ in eventos:
+                self._atender(clave)
+            self._vencer_plazos()
+            if len(self._al_dia) > self.SALA_ENORME and len(entradas) > 10:
+                self.sala.esperar_mas(self.DESCANSO)
+        for cliente in list(self._plazos):
+            self._soltar(cliente)
+        for conexion in (*self.sala.conexiones(), *(entrada.conexion for entrada in self.sala.tomar() if entrada.conexion)):
+            conexion.socket.close()
+        self._selector.close()
+        self._despertador.cerrar()
+
+    def _terminado(self):
+        if self._fin is None:
+            return False
+        return time.monotonic() >= self._fin or not (self._plazos or self.sala.conexiones())
+
+    def _espera(self, vence):
+        plazos = [*self._plazos.values(), *(plazo for plazo in (vence, self._fin) if plazo is not None)]
+        return max(0, min(plazos) - time.monotonic()) if plazos else None
+
+    # Un turno: una tanda, un envío por cliente
+
+    def _repartir(self, entradas):
+        tanda = Tanda(entradas, self._siguiente, self._linea, self._numero)
+        self._guardar(tanda)
+        for cliente in tanda.vistas:
+            if cliente.cursor is None and cliente.ultima is None and not cliente.roto:
+                self._al_dia[cliente] = None
+        for cliente in list(self._al_dia):
+            datos = self._datos_para(cliente, tanda)
+            if datos:
+                self._enviar(cliente, tanda, datos)
+        for cliente, vista in tanda.vistas.items():
+            cliente.dentro = vista.dentro
+            if not vista.dentro:
+                self._al_dia.pop(cliente, None)
+        for paso in tanda.pasos:
+            self._pasar(paso, tanda)
+
+    def _guardar(self, tanda):
+        self._tandas.append(tanda)
+        self._siguiente += 1
+        self._linea += tanda.lineas
+        self._numero = tanda.siguiente
+        self._memoria += tanda.peso
+        while self._memoria > self.sala.ajustes.max_memoria and len(self._tandas) > 1:
+            vieja = self._tandas.popleft()
+            self._memoria -= vieja.peso
+            for cliente, vista in vieja.vistas.items():
+                if cliente.cursor is not None and cliente.cursor <= vieja.numero:
+                    cliente.linea += vieja.lineas - vista.lineas    # lo suyo no es una pérdida
+
+    def _datos_para(self, cliente, tanda):
+        antes = tanda.peso
+        datos = tanda.para(cliente)
+        self._memoria += tanda.peso - antes     # pesa más si ha habido que escribirla de otra forma
+        return datos
+
+    def _pasar(self, paso, tanda):
+        entrada, cliente = paso.entrada, paso.entrada.destino
+        if entrada.paso == ENTRA:
+            cliente.desde = paso.numero
+        elif entrada.paso == SALE:
+            self._marchar(cliente, tanda)
+        elif entrada.paso == CORTE:
+            self._ausentar(cliente, tanda, paso)
+        elif entrada.paso == VUELTA:
+            self._volver(cliente, entrada)
+
+    def _enviar(self, cliente, tanda, datos):
+        try:
+            enviados = cliente.conexion.socket.send(datos, SIN_ESPERA)
+        except BlockingIOError:
+            enviados = 0
+        except OSError:
+            self._cortar(cliente)
+            return
+        if enviados == len(datos):
+            self.entregas += tanda.lineas_para(cliente)
+            return
+        del self._al_dia[cliente]
+        cliente.cursor, cliente.desplazamiento, cliente.linea = tanda.numero, 0, tanda.linea
+        self._avanzar(cliente, [datos], enviados)
+        self._selector.register(cliente.conexion.socket, selectors.EVENT_WRITE, cliente)
+
+    # Rezagados
+
+    def _alimentar(self, cliente):
+        """Envía a un rezagado lo que admita de lo que le falta."""
+        fin = self._siguiente if cliente.ultima is None else cliente.ultima + 1
+        while cliente.resto or cliente.cursor < fin:
+            self._saltar_lo_olvidado(cliente)
+            trozos = self._trozos_para(cliente, fin)
+            datos = b''.join([cliente.resto, *trozos])
+            try:
+                enviados = cliente.conexion.socket.send(datos, SIN_ESPERA)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._cortar(cliente)
+                return
+            if enviados and cliente in self._plazos:    # mientras reciba, no se le corta
+                self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
+            sobra = enviados - len(cliente.resto)
+            cliente.resto = cliente.resto[enviados:]
+            if sobra >= 0:      # también 0: las tandas en que todo era suyo no tienen nada que enviar
+                self._avanzar(cliente, trozos, sobra)
+            if enviados < len(datos):
+                return
+        self._selector.unregister(cliente.conexion.socket)
+        cliente.cursor = None
+        if cliente.ultima is None:
+            self._al_dia[cliente] = None
+        else:
+            self._despedir(cliente)
+
+    def _trozos_para(self, cliente, fin):
+        """Lo que sigue para `cliente` de cada tanda desde su cursor, hasta `TROZO` bytes o poco más."""
+        trozos, total, numero = [], 0, cliente.cursor
+        while numero < fin and total < self.TROZO:
+            trozo = self._datos_para(cliente, self._tandas[numero - self._tandas[0].numero])
+            trozos.append(trozo if trozos else trozo[cliente.desplazamiento:])
+            total += len(trozos[-1])
+            numero += 1
+        return trozos
+
+    def _avanzar(self, cliente, trozos, enviados):
+        """Mueve el cursor de `cliente` sobre los `enviados` bytes. El final de una línea cortada queda en `resto`."""
+        for trozo in trozos:
+            if enviados < len(trozo):
+                corte, lineas = cliente.marco.cortar(trozo, enviados)
+                cliente.resto = trozo[enviados:corte]
+                cliente.desplazamiento += corte
+                cliente.linea += lineas
+                return
+            tanda = self._tandas[cliente.cursor - self._tandas[0].numero]
+            self.entregas += tanda.lineas_para(cliente)
+            enviados -= len(trozo)
+            cliente.cursor, cliente.desplazamiento, cliente.linea = tanda.numero + 1, 0, tanda.linea + tanda.lineas
+
+    def _saltar_lo_olvidado(self, cliente):
+        primera = self._tandas[0]
+        if cliente.cursor < primera.numero:
+            perdidas = primera.linea - cliente.linea
+            cliente.cursor, cliente.desplazamiento, cliente.linea = primera.numero, 0, primera.linea
+            if cliente.ultima is None or cliente.ultima >= primera.numero:      # no lo posterior a su salida
+                self._contar_perdidas(cliente, perdidas)
+
+    def _contar_perdidas(self, cliente, perdidas):
+        if perdidas > 0:
+            linea = codificar(aviso(f'Te perdiste {perdidas} mensajes.'))
+            cliente.resto += cliente.marco.codificar(linea, self._tandas[0].primera - 1)    # el número de la última
+
+    # Cortes y vueltas
+
+    def _ausentar(self, cliente, tanda, paso):
+        """Su lector ha terminado por un corte. Se le guarda el sitio, como a un rezagado sin socket."""
+        self._soltar(cliente)
+        cliente.cursor, cliente.linea, cliente.hasta = tanda.numero, tanda.linea + paso.vistas, paso.numero
+
+    def _volver(self, cliente, entrada):
+        """Un rezagado que ha cambiado de socket: su cursor va tras la última línea que vio por el anterior."""
+        self._soltar(cliente)
+        cliente.conexion, cliente.resto, cliente.roto = entrada.conexion, entrada.datos, False
+        visto = min(max(entrada.visto, cliente.desde), self._numero - 1)
+        olvidado = self._tandas[0].primera - 1
+        if visto >= olvidado:
+            self._colocar(cliente, visto)
+        else:
+            perdidas = olvidado - visto if olvidado <= cliente.hasta else \
+                cliente.hasta - visto + self._tandas[0].linea - cliente.linea
+            cliente.cursor, cliente.desplazamiento = self._tandas[0].numero, 0
+            cliente.linea = self._tandas[0].linea
+            if cliente.ultima is None:
+                self._contar_perdidas(cliente, perdidas)
+        if cliente.ultima is not None:      # ya se había ido: solo le falta ver el final
+            self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
+        self._selector.register(cliente.conexion.socket, selectors.EVENT_WRITE, cliente)
+
+    def _colocar(self, cliente, visto):
+        tanda = next(tanda for tanda in reversed(self._tandas) if tanda.primera <= visto + 1)
+        cliente.desplazamiento, antes = cliente.marco.buscar(self._datos_para(cliente, tanda), visto)
+        cliente.cursor, cliente.linea = tanda.numero, tanda.linea + antes
+
+    # Despedidas y cortes
+
+    def _atender(self, clave):
+        cliente = clave.data
+        if cliente is None:
+            self._despertador.atender()
+        elif cliente.conexion is None or cliente.conexion.socket is not clave.fileobj:
+            pass    # se soltó en este mismo turno
+        elif cliente.cursor is not None:
+            self._alimentar(cliente)
+        elif cliente in self._plazos:
+            self._escurrir(cliente)
+
+    def _marchar(self, cliente, tanda):
+        """Su hilo ha terminado: cuando haya recibido hasta esta tanda, se cierra."""
+        if cliente.ultima is not None:      # se fue antes, y volvió solo a ver el final
+            return
+        cliente.ultima = tanda.numero
+        self._al_dia.pop(cliente, None)
+        self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
+        if cliente.roto:
+            self._soltar(cliente)
+        elif cliente.cursor is None:
+            self._despedir(cliente)
+
+    def _despedir(self, cliente):
+        """Ya lo tiene todo. Se cierra en un sentido y se espera al otro: si quedara algo suyo por leer, cerrar del
+        todo sería un RST, que puede borrar lo último que se le envió (RFC 1122, 4.2.2.13)."""
+        try:
+            cliente.conexion.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._soltar(cliente)
+            return
+        self._selector.register(cliente.conexion.socket, selectors.EVENT_READ, cliente)
+
+    def _escurrir(self, cliente):
+        try:
+            queda = cliente.conexion.socket.recv(TAM_LECTURA, SIN_ESPERA)
+        except BlockingIOError:
+            return
+        except OSError:
+            queda = b''
+        if not queda:
+            self._soltar(cliente)
+
+    def _cortar(self, cliente):
+        """Su socket ya no vale. Se despierta a su hilo, que lo despedirá; solo entonces se puede cerrar: antes, el
+        número de su descriptor podría pasar a otro cliente mientras su hilo aún lee."""
+        self._dar_por_roto(cliente)
+        apagar(cliente.conexion.socket, socket.SHUT_RDWR)
+        if cliente.ultima is not None:
+            self._soltar(cliente)
+
+    def _soltar(self, cliente):
+        """Cierra su conexión, si la tiene. Su lector ha terminado."""
+        self._plazos.pop(cliente, None)
+        conexion = cliente.conexion
+        if conexion is not None:
+            self._dar_por_roto(cliente)
+            cliente.conexion, cliente.resto = None, b''
+            conexion.socket.close()
+            self.sala.olvidar(conexion)
+
+    def _dar_por_roto(self, cliente):
+        self._al_dia.pop(cliente, None)
+        cliente.roto, cliente.cursor = True, None
+        if cliente.conexion.socket in self._selector.get_map():
+            self._selector.unregister(cliente.conexion.socket)
+
+    def _vencer_plazos(self):
+        if self._plazos:
+            ahora = time.monotonic()
+            for cliente in [cliente for cliente, plazo in self._plazos.items() if plazo <= ahora]:
+                self._soltar(cliente)
+
+
+def apagar(conexion, sentido):
+    """`shutdown` de un socket que el otro lado puede haber cortado ya."""
+    try:
+        conexion.shutdown(sentido)
+    except OSError:
+        pass
