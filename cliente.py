@@ -92,8 +92,13 @@ class Charla:
         self._saliendo = False                      # la persona se va, o se acabó la entrada
         self._sucesos = collections.deque()         # de `recibir` a `enviar`: (método, argumentos)
         self._atendidos = threading.Semaphore(0)    # cortes de los que `enviar` ya sabe
+        self._clave = ajustes.clave                 # la última que se ha probado
+        self._clave_enviada = False                 # por esta conexión
+        self._claves_tecleadas = 0
+        self._pide_clave = False                    # la línea siguiente es la clave
         self._interrumpida = False                  # hay que irse; lo pone el hilo principal, por Ctrl+C, o `recibir`
         self._respuesta = None                      # (recibidos, retomada), lo que dijo el servidor; de `recibir`
+        self._limite_entrada = 0.0                  # instante en que se deja de esperar a entrar; de `recibir`
         self._dentro = False                        # si por esta conexión se ha entrado; de `recibir`
         self._reintento = None                      # instante del próximo intento de conexión; lo pone `recibir`
         self._nicks = {nick: None}                  # los que se han visto, para completar; los pone `recibir`
@@ -164,6 +169,9 @@ class Charla:
 
     def _encolar(self, lineas):
         for linea in lineas:
+            if self._pide_clave:
+                self._teclear_clave(linea)
+                continue
             clase, texto = protocolo.interpretar(linea, ())
             if clase == protocolo.SALIDA:
                 self._marcharse()
@@ -180,6 +188,8 @@ class Charla:
             self._olvidar_sobrantes()
         if self._pantalla.agotada:
             self._marcharse()
+            if self._pide_clave and not self._pantalla.hay_persona:
+                self._renunciar()
 
     def _olvidar_sobrantes(self):
         sobran = len(self._pendientes) - self._ajustes.max_pendientes
@@ -240,6 +250,7 @@ class Charla:
         else:
             self._aceptadas = recibidos     # empieza otra cuenta: lo no aceptado se envía entero
         self._conexion, self._en_curso, self._enviadas, self._sin_preguntar = conexion, b'', 0, 0
+        self._claves_tecleadas = 0
 
     def _al_aceptar(self, recibidos):
         nuevas = min(recibidos - self._aceptadas, len(self._pendientes))
@@ -252,9 +263,49 @@ class Charla:
         if self._conexion and not self._en_curso:
             self._en_curso = protocolo.codificar(protocolo.VIVO)
 
+    def _al_pedir_clave(self):
+        """La primera vez se prueba la que se sabe. Si no la hay o no vale, la da quien teclea, o la tubería."""
+        if self._clave and not self._clave_enviada:
+            self._enviar_clave()
+        elif self._pantalla.hay_persona and self._claves_tecleadas < self._ajustes.intentos_clave:
+            self._pide_clave = True
+            self._pantalla.ocultar(True)
+            self._pantalla.decir('Esta sala tiene clave. Escríbela (no se verá) y pulsa Enter.')
+        elif self._pantalla.hay_persona or self._clave or self._pendientes == collections.deque(['#LOGOUT']):
+            self._renunciar()
+        elif self._pendientes:
+            self._teclear_clave(self._pendientes.popleft())
+        else:
+            self._pide_clave = True
+
+    def _teclear_clave(self, linea):
+        self._pide_clave = False
+        self._pantalla.ocultar(False)
+        if protocolo.es_salida(linea):
+            self._marcharse()
+            return
+        self._claves_tecleadas += 1
+        self._clave = linea
+        self._enviar_clave()
+
+    def _renunciar(self):
+        self._pantalla.decir('Sin la clave de la sala no se puede entrar. Se puede dar en la variable CHAT_CLAVE.')
+        self.codigo = 1
+        self.fin.set()
+
+    def _enviar_clave(self):
+        self._clave_enviada = True
+        try:
+            self._abierta.send(protocolo.codificar(self._clave))
+        except OSError:
+            pass    # se ha cortado: lo dirá `recibir`
+
     def _al_cortarse(self):
         self._abierta.close()
-        self._abierta, self._conexion = None, None
+        self._abierta, self._conexion, self._clave_enviada = None, None, False
+        if self._pide_clave:
+            self._pide_clave = False
+            self._pantalla.ocultar(False)
         if self._saliendo and not self._pendientes:     # todo aceptado, también el #LOGOUT
             self.fin.set()
         self._atendidos.release()
@@ -264,6 +315,8 @@ class Charla:
         reintento = self._reintento     # una sola lectura: es de otro hilo
         if self._conexion:
             estado = self._nick
+        elif self._pide_clave:
+            estado = 'clave'
         elif reintento is None:
             estado = 'conectando'
         else:
@@ -302,7 +355,8 @@ class Charla:
                     explicado = True
             else:
                 self._contar(self._al_conectar, conexion)
-                if self._escuchar(conexion, min(limite, time.monotonic() + self._ajustes.plazo_entrada)):
+                self._limite_entrada = min(limite, time.monotonic() + self._ajustes.plazo_entrada)
+                if self._escuchar(conexion):
                     limite = time.monotonic() + self._espera
                     pausa, explicado = self._ajustes.pausa_minima, False
                 self._contar(self._al_cortarse)
@@ -341,11 +395,11 @@ class Charla:
         self._sucesos.append((suceso, argumentos))
         self._despertar()
 
-    def _escuchar(self, conexion, limite):
-        """Muestra lo que llega hasta que se corte, o si en `limite` no se ha entrado. Devuelve si se llegó a entrar."""
+    def _escuchar(self, conexion):
+        """Muestra lo que llega hasta que se corte, o se agote el plazo para entrar. Devuelve si se llegó a entrar."""
         lector = protocolo.Lineas()
         self._respuesta, self._dentro = None, False
-        while datos := self._esperar_algo(conexion, limite):
+        while datos := self._esperar_algo(conexion):
             for linea in lector.recibir(datos):
                 if self._respuesta is None:
                     self._abrir_sesion(conexion, linea)
@@ -353,11 +407,11 @@ class Charla:
                     self._atender_linea(conexion, linea)
         return self._dentro
 
-    def _esperar_algo(self, conexion, limite):
-        """Lo que llegue. `b''` si se ha cortado, si venció `limite` sin entrar, o si ni preguntado da señales de vida:
+    def _esperar_algo(self, conexion):
+        """Lo que llegue. `b''` si se ha cortado, si venció el plazo sin entrar, o si ni preguntado da señales de vida:
         por un cable desenchufado, o tras despertar un portátil, no llega ni el aviso de que se cortó."""
         if not self._dentro:
-            return recibir_algo(conexion, limite - time.monotonic()) or b''
+            return recibir_algo(conexion, self._limite_entrada - time.monotonic()) or b''
         datos = recibir_algo(conexion, self._ajustes.silencio)
         if datos is None:
             self._contar(self._al_callar)
@@ -392,6 +446,9 @@ class Charla:
         recibidos, nick = protocolo.leer_acuse(linea), protocolo.nick_avisado(linea)
         if recibidos is not None:
             self._contar(self._al_aceptar, recibidos)
+        elif linea == protocolo.pregunta_a_programa(protocolo.CLAVE):
+            self._limite_entrada = time.monotonic() + self._ajustes.plazo_clave
+            self._contar(self._al_pedir_clave)
         else:
             if nick and not self._dentro:
                 self._entrar(conexion)

@@ -17,9 +17,10 @@ TAM_LECTURA = 16 * 1024    # bytes por `recv`: unos 250 mensajes, y 10.000 hilos
 MAX_CONEXIONES = 500 if os.name == 'nt' else 100_000    # el `select` de Windows admite 512 sockets
 
 
-def opcion(defecto, ayuda, *, minimo=None, maximo=None):
-    """Campo que es también opción. `minimo` y `maximo` (incluidos) valen para los números."""
-    return field(default=defecto, metadata={'ayuda': ayuda, 'minimo': minimo, 'maximo': maximo})
+def opcion(defecto, ayuda, *, minimo=None, maximo=None, variable=None):
+    """Campo que es también opción. `minimo` y `maximo` (incluidos) valen para los números; `variable` es la del entorno
+    que da su valor si no se escribe la opción."""
+    return field(default=defecto, metadata={'ayuda': ayuda, 'minimo': minimo, 'maximo': maximo, 'variable': variable})
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,17 @@ class AjustesServidor:
     ritmo: float = opcion(20.0, 'mensajes por segundo que un cliente puede sostener; 0 = sin límite',
                           minimo=0, maximo=1_000_000)
     historial: int = opcion(20, 'últimos mensajes que recibe quien entra', minimo=0, maximo=1000)
+    clave: str = opcion(None, 'clave que se pide para entrar; mejor en la variable CHAT_CLAVE, que no se ve en la lista '
+                              'de procesos', variable='CHAT_CLAVE')
     mostrar: bool = opcion(False, 'muestra también los mensajes, no solo quién entra y sale')
 
     rafaga: int = 100                   # mensajes seguidos antes de frenar a `ritmo`: pegar un texto no espera
     espera_pregunta: float = 0.5        # silencio tras el cual se pregunta `Nick: `; un programa ya habría hablado
     plazo_nick: float = 60.0            # para decir el nick; después, la conexión solo ocupa un hilo
     intentos_nick: int = 3              # nicks vacíos antes de cerrar
+    plazo_clave: float = 30.0           # para acertar la clave
+    intentos_clave: int = 3             # claves equivocadas antes de cerrar
+    pausa_clave: float = 1.0            # tras cada una: probar muchas ha de ser lento
     plazo_ausencia: float = 30.0        # tras un corte, antes de dar a alguien por ido: un ascensor, un cambio de red
     max_ausentes: int = 1000            # sesiones sin conexión que se recuerdan; cada una ocupa un KiB
     latido: float = 3.0                 # cada cuánto se dice a un programa frenado por su ritmo que se le sigue oyendo
@@ -60,6 +66,8 @@ class AjustesCliente:
     host: str = opcion(TCP_IP, 'dirección del servidor')
     puerto: int = opcion(None, f'puerto del servidor; 0 = {PUERTO}; si falta, se pregunta', minimo=0, maximo=65535)
     nick: str = opcion(None, 'tu nombre en la sala; si falta, se pregunta')
+    clave: str = opcion(None, 'clave de la sala; mejor en la variable CHAT_CLAVE; si hace falta y no está, se pregunta',
+                        variable='CHAT_CLAVE')
     espera: float = opcion(None, 'segundos que insiste en conectar; si falta, no se rinde ante una persona, '
                                  'y 10 si la entrada no es un teclado', minimo=0, maximo=1_000_000)
     simple: bool = opcion(False, 'sin mover el cursor: para lectores de pantalla y terminales muy sencillas')
@@ -70,6 +78,8 @@ class AjustesCliente:
     pausa_maxima: float = 5.0            # para que cien clientes no vuelvan todos en el mismo instante
     plazo_conexion: float = 5.0          # de cada intento
     plazo_entrada: float = 10.0          # desde que se conecta hasta que el servidor confirma el nick
+    plazo_clave: float = 60.0            # lo mismo, cuando hay que teclear la clave: el servidor se cansará antes
+    intentos_clave: int = 3              # claves equivocadas antes de dejarlo
     silencio: float = 5.0                # sin recibir nada, se pregunta al servidor si sigue ahí
     plazo_respuesta: float = 5.0         # y si en esto tampoco llega nada, se da la conexión por muerta
     cada_acuse: int = 100                # líneas enviadas tras las que se pregunta cuántas se han aceptado
@@ -103,7 +113,8 @@ def leer_opciones(clase, programa, descripcion, argumentos=None):
         if campo.type is bool:
             analizador.add_argument(nombre, action='store_true')
         else:
-            analizador.add_argument(nombre, type=_conversor(campo), default=campo.default)
+            defecto = os.environ.get(campo.metadata['variable'] or '') or campo.default
+            analizador.add_argument(nombre, type=_conversor(campo), default=defecto)
     valores, sobra = analizador.parse_known_args(argumentos)
     if valores.ayuda:
         print(_ayuda(programa, descripcion, opciones))

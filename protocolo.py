@@ -14,7 +14,7 @@ import unicodedata
 
 from config import MAX_LINEA, TAM_BUFFER, TAM_NICK
 
-PREGUNTA_NICK = 'Nick: '
+NICK, CLAVE = 'Nick', 'Clave'     # lo que se pregunta a quien llega
 REGLA_NICK = f'de 1 a {TAM_NICK} letras, números o _ - . (sin espacios)'
 SALIDAS = ('#logout', '/salir')
 
@@ -181,10 +181,11 @@ def aviso_largo(texto):
 #     servidor → cliente    #SESION <recibidos> nueva|retomada        cuántas líneas tuyas tengo; desde aquí, con número
 #     cliente → servidor    #VIVO                                     ¿sigues ahí? ¿qué has recibido?
 #     servidor → cliente    #VIVO <recibidos>
+#     servidor → cliente    #CLAVE                                    la línea siguiente ha de ser la clave
 
 VIVO = '#VIVO'
 _PETICION = re.compile(r'#SESION ([0-9a-f]{32}) ([0-9]{1,18})')
-_RESPUESTA = re.compile(rf'(?:{PREGUNTA_NICK})?#SESION ([0-9]{{1,18}}) (nueva|retomada)')
+_RESPUESTA = re.compile(rf'(?:{NICK}: )?#SESION ([0-9]{{1,18}}) (nueva|retomada)')
 _ACUSE = re.compile(rf'{VIVO} ([0-9]{{1,18}})')
 
 
@@ -224,6 +225,16 @@ def leer_acuse(linea):
     """Cuántas líneas dice `linea` que se han aceptado; `None` si no es un acuse."""
     partes = _ACUSE.fullmatch(linea)
     return int(partes[1]) if partes else None
+
+
+def pregunta(que):
+    """Lo que se pregunta a una persona, sin fin de línea."""
+    return f'{que}: '
+
+
+def pregunta_a_programa(que):
+    """La misma pregunta en una sesión: una línea que una persona no ve."""
+    return f'#{que.upper()}'
 
 
 # ── Nicks ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -305,9 +305,12 @@ class Sala:
         """Lo mismo, antes de que su sesión empiece."""
         self._decir(Entrada(codificar(linea), 0, destino=cliente))
 
-    def preguntar(self, cliente, pregunta):
-        """Lo mismo, y sin fin de línea: es para una persona con `nc`."""
-        self._decir(Entrada(pregunta.encode(), 0, destino=cliente))
+    def preguntar(self, cliente, que):
+        """Le pregunta su nick o la clave; sin fin de línea si es una persona con `nc`."""
+        if cliente.ficha:
+            self.decir(cliente, protocolo.pregunta_a_programa(que))
+        else:
+            self._decir(Entrada(protocolo.pregunta(que).encode(), 0, destino=cliente))
 
     def acusar(self, cliente):
         """Le dice cuántas líneas suyas se han aceptado."""

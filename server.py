@@ -9,6 +9,7 @@ obedece los comandos y añade lo dicho a la lista de la sala. El resto del camin
 
 import collections
 import errno
+import hmac
 import os
 import select
 import selectors
@@ -34,30 +35,60 @@ def manejar_cliente(conexion, sala):
     otra conexión; el servidor, al cerrar, la corta en sentido de lectura."""
     cliente, despedida = Cliente(conexion), None
     try:
-        lecturas = leer_lineas(cliente, conexion)
-        cliente, lineas = presentar(cliente, conexion, sala, lecturas)
-        while lineas is not None:
-            conversar(cliente, conexion, sala, lineas)
-            lineas = next(lecturas, None)
+        lector = Lector(conexion)
+        cliente = presentar(cliente, conexion, sala, lector)
+        while (lineas := lector.leer()) is not None:
             comprobar_relevo(cliente, conexion)
+            conversar(cliente, conexion, sala, lineas)
     except Adios as adios:
         despedida = str(adios)
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         pass    # un corte (RST, keepalive) es un final como otro; ValueError: `select` con el socket ya cerrado
     finally:
         sala.dejar(cliente, conexion, despedida)
 
 
-def leer_lineas(cliente, conexion):
-    """Da, por cada lectura, la lista de las líneas que completa; al final de la entrada, la que quedó a medias, salvo en
-    una sesión: si se ha cortado, volverá a enviarla entera."""
-    lector = protocolo.Lineas()
-    while datos := recibir(conexion.socket):
-        yield lector.recibir(datos)
-        if lector.rebosa:
+class Lector:
+    """Las líneas que llegan por una conexión. Es de un solo hilo."""
+
+    def __init__(self, conexion):
+        self._socket, self._lineas = conexion.socket, protocolo.Lineas()
+        self._leidas = collections.deque()      # las que ya han llegado y nadie ha pedido
+        self._acabada = False                   # no llegará nada más
+        self.hay_sesion = False
+
+    def leer(self):
+        """Las líneas que haya, o las de la próxima lectura que complete alguna. `None`: no hay más."""
+        while not self._leidas:
+            if self._acabada:
+                return None
+            self._recibir()
+        lineas, self._leidas = self._leidas, collections.deque()
+        return lineas
+
+    def linea(self, limite):
+        """La línea siguiente. `EOFError`: no hay más; `TimeoutError`: en el instante `limite` no ha llegado."""
+        while not self._leidas:
+            if self._acabada:
+                raise EOFError
+            if not hay_datos(self._socket, max(0, limite - time.monotonic())):
+                raise TimeoutError
+            self._recibir()
+        return self._leidas.popleft()
+
+    def devolver(self, linea):
+        """Deja `linea` para la próxima lectura, delante de las demás."""
+        self._leidas.appendleft(linea)
+
+    def _recibir(self):
+        if self._lineas.rebosa:
             raise Adios(f'Una línea no puede pasar de {protocolo.MAX_LINEA // 1024} KiB. Adiós.')
-    if not cliente.ficha:
-        yield lector.terminar()
+        datos = recibir(self._socket)
+        self._leidas.extend(self._lineas.recibir(datos))
+        if not datos:
+            self._acabada = True
+            if not self.hay_sesion:     # en una sesión, lo que un corte dejó a medias se volverá a enviar entero
+                self._leidas.extend(self._lineas.terminar())
 
 
 def recibir(socket):
@@ -74,34 +105,57 @@ def hay_datos(socket, segundos):
         return bool(selector.select(segundos))
 
 
-def presentar(cliente, conexion, sala, lecturas):
-    """Lee hasta saber quién es y lo mete en la sala. Devuelve el cliente, que en una sesión retomada es el que ya había,
-    y las líneas que venían detrás; o `None` en lugar de ellas, si terminó sin presentarse."""
+def presentar(cliente, conexion, sala, lector):
+    """Lee hasta saber quién es y lo mete en la sala. Devuelve el cliente, que en una sesión retomada es el que ya había.
+
+    Lo que se diga junto al nick queda en `lector`. `EOFError`: se fue sin presentarse.
+    """
     ajustes = sala.ajustes
     limite = time.monotonic() + ajustes.plazo_nick
-    if not hay_datos(conexion.socket, ajustes.espera_pregunta):
-        sala.preguntar(cliente, protocolo.PREGUNTA_NICK)
-    intentos = 0
-    while hay_datos(conexion.socket, max(0, limite - time.monotonic())):
-        lineas = next(lecturas, None)
-        if lineas is None:
-            return cliente, None
-        for posicion, linea in enumerate(lineas):
+    for intento in range(ajustes.intentos_nick):
+        if intento or not hay_datos(conexion.socket, ajustes.espera_pregunta):
+            sala.preguntar(cliente, protocolo.NICK)
+        try:
+            linea = lector.linea(limite)
             if protocolo.pide_sesion(linea) and not cliente.ficha:
+                lector.hay_sesion = True
                 sesion = abrir_sesion(cliente, conexion, sala, linea)
                 if sesion is not None:
-                    return sesion, lineas[posicion + 1:]
-                continue
-            nick, texto = protocolo.presentacion(linea)
-            if protocolo.es_salida(nick) or protocolo.es_salida(texto):
-                raise Adios('Hasta luego.')
-            if sala.entrar(cliente, nick):
-                return cliente, [texto, *lineas[posicion + 1:]] if texto else lineas[posicion + 1:]
-            intentos += 1
-            if intentos == ajustes.intentos_nick:
-                raise Adios(f'Sin nick no se puede entrar: {protocolo.REGLA_NICK}. Adiós.')
-            sala.preguntar(cliente, protocolo.PREGUNTA_NICK)
-    raise Adios(f'Han pasado {ajustes.plazo_nick:g} segundos sin que digas tu nick. Adiós.')
+                    return sesion
+                linea = lector.linea(limite)
+        except TimeoutError:
+            raise Adios(f'Han pasado {ajustes.plazo_nick:g} segundos sin que digas tu nick. Adiós.') from None
+        nick, texto = protocolo.presentacion(linea)
+        if protocolo.es_salida(nick) or protocolo.es_salida(texto):
+            raise Adios('Hasta luego.')
+        if protocolo.arreglar_nick(nick):
+            if ajustes.clave:
+                pedir_clave(cliente, conexion, sala, lector)
+            sala.entrar(cliente, nick)
+            if texto:
+                lector.devolver(texto)
+            return cliente
+    raise Adios(f'Sin nick no se puede entrar: {protocolo.REGLA_NICK}. Adiós.')
+
+
+def pedir_clave(cliente, conexion, sala, lector):
+    """Pide la clave hasta que la acierte; si no, `Adios`. Hasta entonces no sabe nada de la sala, ni su nick."""
+    ajustes = sala.ajustes
+    limite = time.monotonic() + ajustes.plazo_clave
+    clave = protocolo.limpiar(ajustes.clave).strip().encode('utf-8', 'replace')
+    for _ in range(ajustes.intentos_clave):
+        sala.preguntar(cliente, protocolo.CLAVE)
+        try:
+            linea = lector.linea(limite).strip()
+        except TimeoutError:
+            raise Adios(f'Han pasado {ajustes.plazo_clave:g} segundos sin la clave. Adiós.') from None
+        if hmac.compare_digest(linea.encode('utf-8', 'replace'), clave):    # tarda lo mismo acierte cuanto acierte
+            return
+        if protocolo.es_salida(linea):
+            raise Adios('Hasta luego.')
+        conexion.fin.wait(ajustes.pausa_clave)
+        sala.decir(cliente, aviso('Clave incorrecta.'))
+    raise Adios('Sin la clave no se puede entrar. Adiós.')
 
 
 def abrir_sesion(cliente, conexion, sala, linea):
@@ -337,7 +391,8 @@ def _sin_bloqueo(salida):
 class Servidor:
     """El hilo principal: acepta conexiones, da a cada una su hilo y escribe en la consola."""
 
-    REPASO = 0.2    # segundos entre intentos con una consola parada
+    REPASO = 0.2        # segundos entre intentos con una consola parada
+    RECHAZOS = 1000     # conexiones seguidas, antes de volver a lo demás
 
     def __init__(self, ajustes, sala, consola):
         self.sala, self.ajustes, self.consola = sala, ajustes, consola
@@ -349,6 +404,7 @@ class Servidor:
             ajustes.host, ajustes.puerto, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self._escucha = socket.create_server(direccion, family=familia, backlog=4096)
         self._escucha.setblocking(False)
+        self._reserva = os.open(os.devnull, os.O_RDONLY)    # para poder decir que no caben más
         self.direccion = self._escucha.getsockname()[:2]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._escucha, selectors.EVENT_READ, self._aceptar)
@@ -379,6 +435,7 @@ class Servidor:
             return      # se fue antes de que la aceptáramos
         except OSError as error:
             self.consola.anotar(f'No puedo aceptar más conexiones ({error.strerror}); lo intento de nuevo enseguida.')
+            self._rechazar()
             self._descansar()
             return
         preparar_conexion(socket_nuevo, self.ajustes.keepalive)
@@ -395,6 +452,18 @@ class Servidor:
             self.consola.anotar('No puedo crear más hilos; lo intento de nuevo enseguida.')
             self._descansar()
 
+    def _rechazar(self):
+        """Sin descriptores, con el de reserva: quien espera en la puerta sabe al menos por qué no entra."""
+        os.close(self._reserva)
+        for _ in range(self.RECHAZOS):
+            try:
+                rechazado, _ = self._escucha.accept()
+            except OSError:
+                break   # no queda nadie en la puerta
+            with rechazado:
+                decir_y_cerrar(rechazado, 'El servidor no admite más conexiones. Prueba dentro de un rato.')
+        self._reserva = os.open(os.devnull, os.O_RDONLY)
+
     def _descansar(self):
         """Deja de aceptar un momento: sin recursos, insistir solo gasta procesador. Parar interrumpe el descanso."""
         self._selector.unregister(self._escucha)
@@ -407,6 +476,7 @@ class Servidor:
         """Avisa a todos, espera a que reciban lo pendiente (`plazo_cierre` a lo sumo) y acaba con cada hilo y socket."""
         fin = time.monotonic() + self.ajustes.plazo_cierre
         self._escucha.close()
+        os.close(self._reserva)
         self.sala.cerrar('El servidor se cierra. Hasta luego.')
         conexiones = self.sala.conexiones()
         for conexion in conexiones:
@@ -438,6 +508,17 @@ def preparar_conexion(conexion, keepalive):
                 conexion.setsockopt(nivel, getattr(socket, nombre), valor)
             except OSError:
                 pass    # ya cerrada por el otro lado: lo verá su hilo
+
+
+def decir_y_cerrar(rechazado, texto):
+    """Lo último, y lo único, que se dice a quien no va a tener hilo ni sitio."""
+    try:
+        rechazado.setblocking(False)
+        rechazado.send(codificar(aviso(texto)))
+        rechazado.shutdown(socket.SHUT_WR)
+        rechazado.recv(TAM_LECTURA)     # cerrar con algo por leer sería un RST
+    except OSError:
+        pass    # no había dicho nada, o ya se ha ido
 
 
 # ── El programa ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -320,6 +320,7 @@ class Llana:
         self.hay_persona = not self.agotada and sys.stdin.isatty()
         if not self.agotada:
             self.fileno, self._recibir = _enchufar_entrada()
+        self._descubrir = None      # lo que deshace `ocultar`
 
     def leer(self):
         """Lee una vez, cuando `select` dice que se puede, y devuelve las líneas que se completan."""
@@ -371,6 +372,19 @@ class Llana:
             return False
         return True
 
+    def ocultar(self, si):
+        """Que no se vea lo que se teclea, o que vuelva a verse."""
+        if si and self.hay_persona and self._descubrir is None:
+            self._descubrir = sin_eco()
+        elif not si and self._descubrir is not None:
+            self._descubrir()
+            self._descubrir = None
+            self.decir('')      # el Enter tampoco se ha visto
+
+    def terminar(self):
+        """Deja la terminal como estaba."""
+        self.ocultar(False)
+
     # Lo que solo tiene sentido con cursor
 
     def empezar(self, despertar, completar):
@@ -393,9 +407,6 @@ class Llana:
 
     def refrescar(self, pregunta):
         """Enseña lo que espere en la cola y la línea de edición."""
-
-    def terminar(self):
-        """Deja la terminal como estaba."""
 
 
 def _enchufar_entrada():
@@ -427,6 +438,7 @@ class Pantalla(Llana):
         super().__init__(max_linea)
         self._vestuario = Vestuario(color)
         self._editor = None
+        self._apartado = None                   # el editor con lo que se escribía, mientras se teclea algo oculto
         self._cola = collections.deque()        # de cualquier hilo a `refrescar`: (cómo se viste, argumentos)
         self._vaciada = threading.Event()
         self._dibujado = None                   # lo que hay ahora en la línea de edición
@@ -477,6 +489,12 @@ class Pantalla(Llana):
         else:
             super().decir(texto)
 
+    def ocultar(self, si):
+        if si and self._apartado is None:
+            self._editor, self._apartado = Editor(), self._editor
+        elif not si and self._apartado is not None:
+            self._editor, self._apartado = self._apartado, None
+
     def repetir(self, texto, nick):
         self._encolar(self._vestuario.vestir_propia, texto, nick)
 
@@ -485,7 +503,7 @@ class Pantalla(Llana):
         self._despertar()
 
     def devolver(self, texto):
-        if not self._editor.texto:      # si ya se está escribiendo otra cosa, queda en la historia
+        if self._apartado is None and not self._editor.texto:       # si ya se está escribiendo otra cosa, queda en la historia
             self._editor.poner(texto)
 
     def refrescar(self, pregunta):
@@ -493,7 +511,7 @@ class Pantalla(Llana):
             return
         lineas = self._lo_encolado()
         ancho = _tamano().columns
-        fila, columna = self._editor.fila(pregunta, ancho)
+        fila, columna = (self._editor if self._apartado is None else Editor()).fila(pregunta, ancho)
         if lineas or (fila, columna, ancho) != self._dibujado:
             self._dibujado = fila, columna, ancho
             cursor = f'\r\x1b[{columna}C' if columna else '\r'
@@ -539,14 +557,33 @@ def modo_crudo():
     Devuelve la función que la deja como estaba.
     """
     if os.name == 'nt':
-        return _modo_crudo_de_windows()
+        entrada = _cambiar_consola(-10, quitar=ECO_DE_WINDOWS | LINEA_DE_WINDOWS, poner=TECLAS_VIRTUALES)
+        salida = _cambiar_consola(-11, poner=SALIDA_VIRTUAL)
+        return lambda: (entrada(), salida())
+
+    def crudo(termios, modo):
+        modo[0] &= ~termios.IXON        # Ctrl+S pararía la pantalla, y con ella la despedida
+        modo[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
+        modo[6][termios.VMIN], modo[6][termios.VTIME] = 1, 0
+    return _cambiar_terminal(crudo)
+
+
+def sin_eco():
+    """Que lo que se teclee no se vea. Devuelve la función que deja la terminal como estaba."""
+    if os.name == 'nt':
+        return _cambiar_consola(-10, quitar=ECO_DE_WINDOWS)
+
+    def mudo(termios, modo):
+        modo[3] &= ~termios.ECHO
+    return _cambiar_terminal(mudo)
+
+
+def _cambiar_terminal(cambiar):
     import termios
     descriptor = sys.stdin.fileno()
-    antes, crudo = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
-    crudo[0] &= ~termios.IXON       # Ctrl+S pararía la pantalla, y con ella la despedida
-    crudo[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
-    crudo[6][termios.VMIN], crudo[6][termios.VTIME] = 1, 0
-    termios.tcsetattr(descriptor, termios.TCSANOW, crudo)
+    antes, modo = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
+    cambiar(termios, modo)
+    termios.tcsetattr(descriptor, termios.TCSANOW, modo)
 
     def restaurar():
         try:
@@ -556,20 +593,17 @@ def modo_crudo():
     return restaurar
 
 
-def _modo_crudo_de_windows():
-    """La consola de Windows entiende las mismas secuencias si se le pide (ENABLE_VIRTUAL_TERMINAL_*)."""
+# La consola de Windows entiende las mismas secuencias que las demás si se le pide (SetConsoleMode, ENABLE_*).
+ECO_DE_WINDOWS, LINEA_DE_WINDOWS, TECLAS_VIRTUALES, SALIDA_VIRTUAL = 0x4, 0x2, 0x200, 0x4
+
+
+def _cambiar_consola(canal, quitar=0, poner=0):
     import ctypes
     nucleo = ctypes.windll.kernel32
-
-    def cambiar(canal, quitar, poner):
-        asa, modo = nucleo.GetStdHandle(canal), ctypes.c_uint32()
-        nucleo.GetConsoleMode(asa, ctypes.byref(modo))
-        nucleo.SetConsoleMode(asa, modo.value & ~quitar | poner)
-        return lambda: nucleo.SetConsoleMode(asa, modo)
-
-    eco, linea, teclas_virtuales, salida_virtual = 0x4, 0x2, 0x200, 0x4
-    entrada, salida = cambiar(-10, eco | linea, teclas_virtuales), cambiar(-11, 0, salida_virtual)
-    return lambda: (entrada(), salida())
+    asa, modo = nucleo.GetStdHandle(canal), ctypes.c_uint32()
+    nucleo.GetConsoleMode(asa, ctypes.byref(modo))
+    nucleo.SetConsoleMode(asa, modo.value & ~quitar | poner)
+    return lambda: nucleo.SetConsoleMode(asa, modo)
 
 
 def elegir(max_linea, simple, sin_color):

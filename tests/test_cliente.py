@@ -10,6 +10,7 @@ import cliente
 import config
 import terminal
 from tests.procesos import puerto_libre_de_clase
+from tests.utiles import esperar_a
 
 if os.name != 'nt':
     import termios
@@ -274,3 +275,128 @@ def test_una_linea_descomunal_no_llena_la_memoria():
     lineas = cliente.protocolo.Lineas(100)
     assert lineas.recibir(b'hola\n' + b'x' * 101) == ['hola']
     assert lineas.rebosa
+
+
+# ── Salas con clave ──────────────────────────────────────────────────────────────────────────────────────────────
+
+CLAVE = 'la ñandú'
+
+
+@pytest.fixture
+def con_clave(lanzar):
+    """El puerto de una sala con clave, y el proceso de su servidor."""
+    proceso = lanzar('server.py', '--puerto', 0, '--mostrar', entorno={'CHAT_CLAVE': CLAVE})
+    proceso.esperar('Escuchando en ')
+    return int(proceso.salida.split(':')[1].split()[0]), proceso
+
+
+@solo_posix
+@pytest.mark.parametrize('opciones', [(), ('--simple',)])
+def test_la_clave_se_pregunta_y_no_se_ve(con_clave, lanzar, opciones):
+    puerto, servidor = con_clave
+    luis = lanzar('cliente.py', '--puerto', puerto, '--nick', 'luis', *opciones, terminal=True)
+    antes = termios.tcgetattr(luis.esclavo)
+    luis.esperar('Esta sala tiene clave')
+    luis.escribir('mala\n')
+    luis.esperar('* Clave incorrecta.')
+    luis.esperar('Esta sala tiene clave', veces=2)
+    luis.escribir(CLAVE + '\n')
+    luis.esperar('Tu nick es luis')
+    luis.escribir('ya estoy\n')
+    servidor.esperar('[luis] ya estoy')
+    luis.escribir('/salir\n')
+    assert luis.acabar() == 0
+    assert CLAVE not in luis.todo and 'mala' not in luis.todo and 'ya estoy' in luis.todo
+    assert CLAVE not in servidor.todo
+    assert termios.tcgetattr(luis.esclavo) == antes
+
+
+@solo_posix
+@pytest.mark.parametrize('opciones', [(), ('--simple',)])
+@pytest.mark.parametrize('despedida', ['\x03', '/salir\n'])
+def test_irse_en_vez_de_dar_la_clave_deja_la_terminal_como_estaba(con_clave, lanzar, opciones, despedida):
+    luis = lanzar('cliente.py', '--puerto', con_clave[0], '--nick', 'luis', *opciones, terminal=True)
+    antes = termios.tcgetattr(luis.esclavo)
+    luis.esperar('Esta sala tiene clave')
+    luis.escribir(despedida)
+    assert luis.acabar() == 0
+    assert termios.tcgetattr(luis.esclavo) == antes
+
+
+@solo_posix
+def test_tras_tres_claves_malas_se_deja(con_clave, lanzar):
+    luis = lanzar('cliente.py', '--puerto', con_clave[0], '--nick', 'luis', terminal=True)
+    for vez in (1, 2, 3):
+        luis.esperar('Esta sala tiene clave', veces=vez)
+        luis.escribir('mala\n')
+    luis.esperar('Sin la clave de la sala no se puede entrar')
+    assert luis.acabar() == 1
+
+
+def test_la_clave_puede_venir_de_la_variable(con_clave, lanzar):
+    puerto, servidor = con_clave
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', entorno={'CHAT_CLAVE': CLAVE})
+    bot.escribir('hola\n')
+    bot.cerrar_entrada()
+    assert bot.acabar() == 0
+    servidor.esperar('[bot] hola')
+
+
+def test_la_clave_puede_ser_la_primera_linea_de_una_tuberia(con_clave, lanzar):
+    puerto, servidor = con_clave
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    bot.escribir(f'{CLAVE}\nhola\n')
+    bot.cerrar_entrada()
+    assert bot.acabar() == 0
+    servidor.esperar('[bot] hola')
+    assert CLAVE not in servidor.todo
+
+
+@pytest.mark.parametrize('entorno, entrada', [({'CHAT_CLAVE': 'mala'}, 'hola\n'), ({}, 'mala\nhola\n'), ({}, '')])
+def test_sin_la_clave_un_guion_se_rinde_con_codigo_1(con_clave, lanzar, entorno, entrada):
+    puerto, servidor = con_clave
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', entorno=entorno)
+    bot.escribir(entrada)
+    bot.cerrar_entrada()
+    assert bot.acabar() == 1
+    assert 'Sin la clave de la sala no se puede entrar' in bot.errores
+    assert 'hola' not in servidor.todo
+
+
+# ── Cortes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+@solo_posix
+def test_a_un_servidor_que_no_responde_se_le_da_por_perdido_y_se_vuelve(arrancar, lanzar, vecino):
+    proceso, puerto = arrancar()
+    ana = vecino(puerto, 'ana')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
+    bot.esperar('Hola, bot')
+    proceso.enviar_senal(signal.SIGSTOP)
+    try:
+        bot.esperar('Se ha cortado la conexión')
+    finally:
+        proceso.enviar_senal(signal.SIGCONT)
+    bot.esperar('Conectado a', veces=2)
+    ana.decir('¿sigues?')
+    bot.esperar('[ana] ¿sigues?')
+    bot.escribir('sigo\n')
+    ana.esperar('[bot] sigo')
+    assert '* bot salió.' not in ana.lineas
+
+
+@solo_posix
+def test_un_servidor_callado_pero_vivo_no_se_da_por_perdido(arrancar, monkeypatch):
+    _, puerto = arrancar()
+    lectura, escritura = os.pipe()
+    preguntas = []
+    with open(lectura) as entrada, open(escritura, 'w'):
+        monkeypatch.setattr('sys.stdin', entrada)
+        ajustes = config.AjustesCliente(silencio=0.01, plazo_respuesta=20)
+        charla = cliente.Charla(ajustes, puerto, 'bot', terminal.Llana(1000))
+        preguntar = charla._al_callar
+        charla._al_callar = lambda: (preguntas.append(charla._conexion), preguntar())
+        charla.empezar()
+        esperar_a(lambda: len(preguntas) > 5, 'que pregunte varias veces')
+        charla.fin.set()
+        charla.terminar()
+    assert preguntas[0] is not None and set(preguntas) == {preguntas[0]}

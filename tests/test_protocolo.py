@@ -371,7 +371,7 @@ def test_lo_que_no_pide_una_sesion_es_un_nick(linea):
 def test_una_respuesta_se_lee_como_se_escribe_aunque_la_preceda_la_pregunta(recibidos, retomada):
     linea = protocolo.respuesta(recibidos, retomada)
     assert protocolo.leer_respuesta(linea) == (recibidos, retomada)
-    assert protocolo.leer_respuesta(protocolo.PREGUNTA_NICK + linea) == (recibidos, retomada)
+    assert protocolo.leer_respuesta(protocolo.pregunta(protocolo.NICK) + linea) == (recibidos, retomada)
 
 
 @pytest.mark.parametrize('linea', ['* Sala llena.', '#SESION nueva', '#SESION 1 otra', '[ana] #SESION 0 nueva', ''])

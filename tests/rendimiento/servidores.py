@@ -107,7 +107,8 @@ class Servidor:
 
     def _orden(self):
         if self.nombre == 'nosotros':
-            return [sys.executable, 'server.py', '--puerto', '0', '--ritmo', '0', '--max-clientes', str(self._clientes)]
+            return [sys.executable, 'server.py', '--puerto', '0', '--ritmo', '0', '--max-clientes', str(self._clientes),
+                    '--max-por-ip', '0']
         if self.nombre == 'ngircd':
             return [self._ngircd(), '-n', '-f', self._configurar_ngircd()]
         argumentos = map(str, (self._clientes, *self._techo)) if self.nombre == 'techo' else ()
