@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 
+import eco
 import protocolo
 import terminal
 from config import PUERTO, TAM_LECTURA, AjustesCliente, leer_opciones
@@ -512,7 +513,7 @@ def main(argumentos=None):
     for nombre in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK'):
         if hasattr(signal, nombre) and not (nombre == 'SIGHUP' and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN):
             signal.signal(getattr(signal, nombre), signal.default_int_handler)      # con nohup, SIGHUP se ignora
-    pantalla = terminal.elegir(ajustes.max_linea_leida, ajustes.simple, ajustes.sin_color)
+    pantalla = terminal.elegir(ajustes.max_linea_leida, ajustes.simple or ajustes.eco, ajustes.sin_color)
     try:
         codigo = charlar(ajustes, pantalla)
     except KeyboardInterrupt:
@@ -529,6 +530,8 @@ def charlar(ajustes, pantalla):
     puerto, nick = ajustes.puerto, ajustes.nick
     if puerto is None:
         puerto = preguntar(pantalla, f'Puerto (de 0 a {PUERTO}; Enter = {PUERTO}):', comprobar_puerto)
+    if puerto is not None and ajustes.eco:
+        return eco.medir_eco((ajustes.host, puerto or PUERTO), ajustes, pantalla)
     if puerto is not None and nick is None:
         nick = preguntar(pantalla, 'Nick:', comprobar_nick)
     if puerto is None or nick is None:

@@ -38,10 +38,12 @@ class AjustesServidor:
     historial: int = opcion(20, 'últimos mensajes que recibe quien entra', minimo=0, maximo=1000)
     clave: str = opcion(None, 'clave que se pide para entrar; mejor en la variable CHAT_CLAVE, que no se ve en la lista '
                               'de procesos', variable='CHAT_CLAVE')
+    eco: bool = opcion(False, 'servidor de eco en lugar de la sala: devuelve a cada uno lo que envía')
     mostrar: bool = opcion(False, 'muestra también los mensajes, no solo quién entra y sale')
 
     rafaga: int = 100                   # mensajes seguidos antes de frenar a `ritmo`: pegar un texto no espera
     espera_pregunta: float = 0.5        # silencio tras el cual se pregunta `Nick: `; un programa ya habría hablado
+    espera_marco: float = 1.0           # desde el primer byte: sin un fin de línea, ese cliente no los pone
     plazo_nick: float = 60.0            # para decir el nick; después, la conexión solo ocupa un hilo
     intentos_nick: int = 3              # nicks vacíos antes de cerrar
     plazo_clave: float = 30.0           # para acertar la clave
@@ -71,6 +73,7 @@ class AjustesCliente:
     espera: float = opcion(None, 'segundos que insiste en conectar; si falta, no se rinde ante una persona, '
                                  'y 10 si la entrada no es un teclado', minimo=0, maximo=1_000_000)
     simple: bool = opcion(False, 'sin mover el cursor: para lectores de pantalla y terminales muy sencillas')
+    eco: bool = opcion(False, 'cliente de un servidor de eco: envía cada línea y dice lo que tarda en volver')
     sin_color: bool = opcion(False, 'sin colores; también con la variable NO_COLOR')
 
     espera_sin_teclado: float = 10.0     # un guion no debe quedarse colgado

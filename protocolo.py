@@ -1,14 +1,15 @@
 """El protocolo, sin E/S: entran bytes y salen mensajes; entran mensajes y salen bytes.
 
 TCP entrega un río de bytes: junta lo que se envió por separado y corta donde quiere, también en mitad de una «ñ».
-`Lineas` guarda lo incompleto y devuelve las líneas enteras. Aquí no hay sockets, ni hilos, ni relojes: cada regla
-se prueba con una línea de Python.
+Cada familia de clientes marca de un modo dónde acaba un mensaje: hay una clase, un marco, por modo, y todos convierten
+bytes en líneas y líneas en bytes. Aquí no hay sockets, ni hilos, ni relojes: cada regla se prueba con una línea.
 
-    bytes  →  Lineas  →  presentacion (la primera) o interpretar (las demás)      cliente → servidor
-    prefijo, privado, aviso  →  codificar  →  Lineas o Numeradas  →  bytes        servidor → clientes
+    bytes  →  marco  →  presentacion (la primera línea) o interpretar (las demás)     cliente → servidor
+    prefijo, privado, aviso  →  codificar  →  marco  →  bytes                         servidor → clientes
 """
 
 import bisect
+import codecs
 import re
 import unicodedata
 
@@ -29,13 +30,15 @@ _CON_PREFIJO = re.compile(r'\[([^\]]*)\] ?(.*)')
 _FUERA_DE_NICK = re.compile(rf'[^\w.-]|[{_SIN_TINTA}]')
 
 
-# ── De bytes a líneas ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Marcos: de bytes a líneas, y de líneas a bytes ───────────────────────────────────────────────────────────────
 
 class Lineas:
-    """Separa un río de bytes en líneas limpias. Se corte como se corte, las líneas son las mismas.
+    """Cada mensaje acaba en un fin de línea. Se corte como se corte el río, las líneas son las mismas.
 
-    `rebosa` es cierto desde que una línea pasa de `maximo` bytes; a partir de ahí no sale nada más.
+    `rebosa` es cierto desde que llega algo que no cumple `REGLA`; a partir de ahí no sale nada más.
     """
+
+    REGLA = f'Una línea no puede pasar de {MAX_LINEA // 1024} KiB.'
 
     def __init__(self, maximo=MAX_LINEA):
         self._maximo = maximo
@@ -98,6 +101,99 @@ class Numeradas(Lineas):
         lineas = datos.split(b'\n')[:-1]
         antes = bisect.bisect(lineas, visto, key=lambda linea: Numeradas.separar(linea[:20].decode('utf-8', 'replace'))[0])
         return sum(map(len, lineas[:antes])) + antes, antes
+
+
+class Cabecera:
+    """Cada mensaje va precedido de su longitud: bytes en UTF-8, en decimal y a la izquierda de 10 caracteres.
+
+    Así lo hace el tutorial de `select` más conocido. Lo que recibe son dos así: el nick de quien habla, y su texto.
+    """
+
+    TAM = 10    # bytes de la longitud
+    REGLA = (f'Antes de cada mensaje va su longitud en bytes, {MAX_LINEA} a lo sumo, en {TAM} caracteres: '
+             'cifras y luego espacios.')
+    _LARGO = re.compile(rb'([0-9]+) +')
+
+    def __init__(self, maximo=MAX_LINEA):
+        self._maximo = maximo
+        self._resto = bytearray()
+        self.rebosa = False
+
+    def recibir(self, datos):
+        """Añade `datos` y devuelve los mensajes que se han completado; un fin de línea también los separa."""
+        self._resto += datos
+        lineas, inicio = [], 0
+        while not self.rebosa and len(self._resto) >= inicio + self.TAM:
+            partes = self._LARGO.fullmatch(self._resto, inicio, inicio + self.TAM)
+            fin = inicio + self.TAM + int(partes[1]) if partes else 0
+            self.rebosa = not partes or int(partes[1]) > self._maximo
+            if self.rebosa or fin > len(self._resto):
+                break
+            lineas += [_texto(linea) for linea in self._resto[inicio + self.TAM:fin].split(b'\n')]
+            inicio = fin
+        del self._resto[:len(self._resto) if self.rebosa else inicio]
+        return lineas
+
+    def terminar(self):
+        """Fin de la entrada: un mensaje a medias no vale."""
+        return []
+
+    @staticmethod
+    def codificar(lineas, numero):
+        return b''.join([_con_cabecera(parte) for linea in lineas.split(b'\n')[:-1]
+                         for parte in _autor_y_texto(linea.decode())])
+
+    @staticmethod
+    def cortar(datos, enviados):
+        fin = cuantas = 0
+        while fin < enviados:
+            for _ in ('autor', 'texto'):
+                fin += Cabecera.TAM + int(datos[fin:fin + Cabecera.TAM])
+            cuantas += 1
+        return fin, cuantas
+
+
+def _con_cabecera(texto):
+    datos = texto.encode('utf-8', 'replace')
+    return f'{len(datos):<{Cabecera.TAM}}'.encode() + datos
+
+
+def _autor_y_texto(linea):
+    quien, texto = autor(linea)
+    return (quien, texto) if quien is not None else ('*', linea.removeprefix('* '))
+
+
+class Crudo(Lineas):
+    """Nada dice dónde acaba un mensaje: es lo que dio una lectura. Los que TCP haya pegado se separan por los fines de
+    línea y donde se repite el prefijo `[nick]` con el que empezó el primero. Recibe líneas, como quien las envía."""
+
+    def __init__(self):
+        super().__init__()
+        self._descodificador = codecs.getincrementaldecoder('utf-8')('replace')     # guarda media letra si la hay
+        self._costura = None
+
+    def recibir(self, datos):
+        return self._separar(self._descodificador.decode(datos))
+
+    def terminar(self):
+        return self._separar(self._descodificador.decode(b'', final=True))
+
+    def _separar(self, texto):
+        lineas = [limpiar(linea) for linea in texto.split('\n') if linea]
+        if self._costura is None and lineas:
+            prefijo = re.match(r'\[[^\]]*\]', lineas[0])
+            self._costura = re.compile(f'(?={re.escape(prefijo[0])})' if prefijo else '(?!)')
+        return [mensaje for linea in lineas for mensaje in self._costura.split(linea) if mensaje]
+
+
+def reconocer(primeros, silencio):
+    """El marco de quien ha empezado por los bytes `primeros`, o `None` si aún no se sabe. `silencio`: en un segundo desde
+    el primero no han llegado más."""
+    if len(primeros) >= Cabecera.TAM and Cabecera._LARGO.fullmatch(primeros, 0, Cabecera.TAM):
+        return Cabecera
+    if b'\n' in primeros or len(primeros) > MAX_LINEA:
+        return Lineas
+    return Crudo if silencio else None
 
 
 def _texto(linea):

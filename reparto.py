@@ -81,15 +81,15 @@ class Tanda:
 
     def _dar_forma(self, marco, piezas):
         datos, limites = b''.join(piezas), [0, *itertools.accumulate(map(len, piezas))]
-        self._formas[marco] = datos, limites
+        self._formas[marco.codificar] = datos, limites
         self.peso += len(datos) + 32 * len(limites)
         return datos, limites
 
     def _en(self, marco):
         """Lo común tal como lo escribe `marco`, y dónde empieza y acaba cada entrada. Se hace una vez por marco."""
-        forma = self._formas.get(marco)
+        forma = self._formas.get(marco.codificar)
         if forma is None:
-            datos, limites = self._formas[Lineas]
+            datos, limites = self._formas[Lineas.codificar]
             piezas = [marco.codificar(datos[desde:hasta], inicio)
                       for desde, hasta, inicio in zip(limites, limites[1:], self._inicios)]
             forma = self._dar_forma(marco, piezas)

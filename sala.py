@@ -309,6 +309,8 @@ class Sala:
         """Le pregunta su nick o la clave; sin fin de línea si es una persona con `nc`."""
         if cliente.ficha:
             self.decir(cliente, protocolo.pregunta_a_programa(que))
+        elif cliente.marco is protocolo.Cabecera:
+            self.decir(cliente, aviso(protocolo.pregunta(que)))
         else:
             self._decir(Entrada(protocolo.pregunta(que).encode(), 0, destino=cliente))
 

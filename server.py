@@ -21,6 +21,7 @@ import time
 
 import protocolo
 from config import TAM_LECTURA, TCP_IP, AjustesServidor, leer_opciones
+from eco import manejar_eco
 from protocolo import aviso, codificar
 from reparto import SIN_ESPERA, Despertador, Repartidor, apagar
 from sala import Adios, Cliente, Conexion, Sala
@@ -35,7 +36,7 @@ def manejar_cliente(conexion, sala):
     otra conexión; el servidor, al cerrar, la corta en sentido de lectura."""
     cliente, despedida = Cliente(conexion), None
     try:
-        lector = Lector(conexion)
+        lector = Lector(cliente, sala.ajustes.espera_marco)
         cliente = presentar(cliente, conexion, sala, lector)
         while (lineas := lector.leer()) is not None:
             comprobar_relevo(cliente, conexion)
@@ -49,11 +50,14 @@ def manejar_cliente(conexion, sala):
 
 
 class Lector:
-    """Las líneas que llegan por una conexión. Es de un solo hilo."""
+    """Las líneas que llegan por la conexión de `cliente`, sea cual sea su marco, que apunta en él. Es de un solo hilo."""
 
-    def __init__(self, conexion):
-        self._socket, self._lineas = conexion.socket, protocolo.Lineas()
-        self._leidas = collections.deque()      # las que ya han llegado y nadie ha pedido
+    def __init__(self, cliente, espera_marco):
+        self._cliente, self._socket = cliente, cliente.lectora.socket
+        self._espera_marco = espera_marco       # segundos
+        self._lecturas, self._limite_marco = [], None       # lo leído sin saber aún qué marco es
+        self._marco = None
+        self._leidas = collections.deque()      # líneas que han llegado y nadie ha pedido
         self._acabada = False                   # no llegará nada más
         self.hay_sesion = False
 
@@ -71,9 +75,13 @@ class Lector:
         while not self._leidas:
             if self._acabada:
                 raise EOFError
-            if not hay_datos(self._socket, max(0, limite - time.monotonic())):
+            plazo = limite if self._limite_marco is None else min(limite, self._limite_marco)
+            if hay_datos(self._socket, max(0, plazo - time.monotonic())):
+                self._recibir()
+            elif plazo is limite:
                 raise TimeoutError
-            self._recibir()
+            else:
+                self._reconocer(silencio=True)
         return self._leidas.popleft()
 
     def devolver(self, linea):
@@ -81,14 +89,35 @@ class Lector:
         self._leidas.appendleft(linea)
 
     def _recibir(self):
-        if self._lineas.rebosa:
-            raise Adios(f'Una línea no puede pasar de {protocolo.MAX_LINEA // 1024} KiB. Adiós.')
+        if self._marco is not None and self._marco.rebosa:
+            raise Adios(f'{self._marco.REGLA} Adiós.')
         datos = recibir(self._socket)
-        self._leidas.extend(self._lineas.recibir(datos))
+        if self._marco is not None:
+            self._leidas.extend(self._marco.recibir(datos))
+        else:
+            if not self._lecturas:
+                self._limite_marco = time.monotonic() + self._espera_marco
+            self._lecturas.append(datos)
+            self._reconocer(silencio=False)
         if not datos:
-            self._acabada = True
-            if not self.hay_sesion:     # en una sesión, lo que un corte dejó a medias se volverá a enviar entero
-                self._leidas.extend(self._lineas.terminar())
+            self._acabar()
+
+    def _reconocer(self, silencio):
+        marco = protocolo.reconocer(b''.join(self._lecturas), silencio)
+        if marco is not None:
+            self._enmarcar(marco)
+
+    def _enmarcar(self, marco):
+        self._cliente.marco, self._marco, self._limite_marco = marco, marco(), None
+        for datos in self._lecturas:
+            self._leidas.extend(self._marco.recibir(datos))
+
+    def _acabar(self):
+        self._acabada = True
+        if self._marco is None:
+            self._enmarcar(protocolo.Lineas)
+        if not self.hay_sesion:     # en una sesión, lo que un corte dejó a medias se volverá a enviar entero
+            self._leidas.extend(self._marco.terminar())
 
 
 def recibir(socket):
@@ -441,7 +470,8 @@ class Servidor:
         preparar_conexion(socket_nuevo, self.ajustes.keepalive)
         conexion = Conexion(socket_nuevo, direccion)
         # daemon: si alguno quedara atascado al cerrar, no debe impedir que el proceso termine.
-        conexion.hilo = threading.Thread(target=manejar_cliente, args=(conexion, self.sala), daemon=True)
+        manejar = manejar_eco if self.ajustes.eco else manejar_cliente
+        conexion.hilo = threading.Thread(target=manejar, args=(conexion, self.sala), daemon=True)
         try:
             self.sala.conectar(conexion)
             conexion.hilo.start()
@@ -481,14 +511,15 @@ class Servidor:
         conexiones = self.sala.conexiones()
         for conexion in conexiones:
             conexion.fin.set()
-            apagar(conexion.socket, socket.SHUT_RD)
+            # el hilo de un eco puede estar también escribiendo
+            apagar(conexion.socket, socket.SHUT_RDWR if self.ajustes.eco else socket.SHUT_RD)
         for conexion in conexiones:
             if conexion.hilo.is_alive():
                 conexion.hilo.join(max(0, fin - time.monotonic()))
         self.repartidor.terminar(fin)
         self._selector.close()
         self.despertador.cerrar()
-        self.consola.anotar('Fin: personas {}, mensajes {}, entregas {}.'.format(
+        self.consola.anotar('Fin.' if self.ajustes.eco else 'Fin: personas {}, mensajes {}, entregas {}.'.format(
             self.sala.personas, self.sala.mensajes, self.repartidor.entregas))
         self.consola.escribir(plazo=1)
 
@@ -586,7 +617,8 @@ def servir(ajustes):
         print(f'Error: {explicar_fallo(error, ajustes)}', file=sys.stderr)
         return 1
     atender_senales(servidor)
-    consola.anotar('Escuchando en {}:{} (Ctrl+C para terminar).'.format(*servidor.direccion))
+    consola.anotar('Escuchando en {}:{} (Ctrl+C para terminar).'.format(*servidor.direccion)
+                   + ' Solo eco: a cada uno le vuelve lo suyo.' * ajustes.eco)
     if ajustes.host not in (TCP_IP, 'localhost', '::1'):
         consola.anotar('Aviso: cualquiera que llegue a esta máquina por la red puede entrar y leer lo que se dice.')
     servidor.atender()

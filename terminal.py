@@ -339,7 +339,8 @@ class Llana:
 
     def preguntar(self, pregunta):
         """Pregunta y espera la respuesta. `None`: se acabó la entrada."""
-        self._escribir('stderr', pregunta + (' ' if self.hay_persona else '\n'))
+        if pregunta:
+            self._escribir('stderr', pregunta + (' ' if self.hay_persona else '\n'))
         while not self._lineas and not self.agotada:
             select.select([self], [], [])
             self._lineas += self.leer()
