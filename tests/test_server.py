@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+import conversacion
 import protocolo
 import reparto
 import server
@@ -664,6 +665,7 @@ def test_pedir_el_cierre_de_lo_ya_cerrado_no_es_un_error(charla):
 def como_windows(monkeypatch):
     monkeypatch.setattr(reparto, 'SIN_ESPERA', 0)
     monkeypatch.setattr(server, 'SIN_ESPERA', 0)
+    monkeypatch.setattr(conversacion, 'SIN_ESPERA', 0)
 
 
 @SOLO_POSIX
