@@ -11,7 +11,6 @@ Lo que se ve y se teclea está en `terminal.py`.
 """
 
 import collections
-import itertools
 import math
 import os
 import random
@@ -25,6 +24,7 @@ import time
 
 import eco
 import protocolo
+import sesion
 import terminal
 from config import PUERTO, TAM_LECTURA, AjustesCliente, leer_opciones
 
@@ -83,11 +83,7 @@ class Charla:
         self._ficha = secrets.token_hex(16)         # acredita nuestra sesión ante el servidor
         self._nick = nick                           # el último que confirmó el servidor; lo pone `recibir`
         self._visto = 0                             # número de la última línea recibida; de `recibir`
-        self._pendientes = collections.deque()      # líneas aún no aceptadas; de `enviar`, como lo que sigue
-        self._aceptadas = 0                         # cuántas hubo antes en esta sesión
-        self._enviadas = 0                          # cuántas de las pendientes han salido por esta conexión
-        self._sin_preguntar = 0                     # cuántas desde que se preguntó por las aceptadas
-        self._en_curso = b''                        # lo que falta por salir de la última
+        self._bandeja = sesion.Bandeja(ajustes.cada_acuse)      # lo escrito y aún no aceptado; de `enviar`, como lo que sigue
         self._abierta = None                        # la conexión que hay, se haya entrado ya o no
         self._conexion = None                       # la misma, cuando se puede hablar por ella
         self._saliendo = False                      # la persona se va, o se acabó la entrada
@@ -134,7 +130,7 @@ class Charla:
         self._atender_sucesos()
         self._aviso.close()
         self._timbre.close()
-        return len(self._pendientes) - (self._saliendo and bool(self._pendientes))
+        return len(self._bandeja) - (self._saliendo and len(self._bandeja) > 0)     # la despedida no es de la persona
 
     def _despertar(self):
         try:
@@ -150,7 +146,7 @@ class Charla:
         while not self.fin.is_set():
             self._pantalla.refrescar(self._estado())
             leer = [self._aviso] + [self._pantalla] * self._quiere_leer()
-            escribir = [self._conexion] if self._conexion and self._hay_que_enviar() else []
+            escribir = [self._conexion] if self._conexion and self._bandeja.hay_que_enviar() else []
             listos, puede, _ = select.select(leer, escribir, [], self._hasta_el_segundo_siguiente())
             if puede:
                 self._enviar_algo()
@@ -166,7 +162,7 @@ class Charla:
         """A una persona se le atiende siempre; de una tubería no se lee más de lo que se puede guardar."""
         if self._saliendo:
             return False
-        return self._pantalla.hay_persona or len(self._pendientes) < self._ajustes.max_pendientes
+        return self._pantalla.hay_persona or len(self._bandeja) < self._ajustes.max_pendientes
 
     def _encolar(self, lineas):
         for linea in lineas:
@@ -184,7 +180,7 @@ class Charla:
                 self._pantalla.decir(f'{texto} es una señal entre programas: no se envía.')
             elif clase != protocolo.NADA:
                 self._pantalla.repetir(linea, self._nick)
-                self._pendientes.append(linea)
+                self._bandeja.anadir(linea)
         if self._pantalla.hay_persona and not self._conexion:
             self._olvidar_sobrantes()
         if self._pantalla.agotada:
@@ -193,41 +189,27 @@ class Charla:
                 self._renunciar()
 
     def _olvidar_sobrantes(self):
-        sobran = len(self._pendientes) - self._ajustes.max_pendientes
-        if sobran > 0:      # nunca de las que ya salieron, que puede que el servidor haya contado
-            pendientes, salieron = list(self._pendientes), self._enviadas
-            self._pendientes = collections.deque(pendientes[:salieron] + pendientes[salieron + sobran:])
-            self._pantalla.decir(f'Sin conexión solo guardo las últimas {self._ajustes.max_pendientes} líneas: '
-                                 f'he olvidado {sobran} de las primeras.')
+        maximo = self._ajustes.max_pendientes
+        if olvidadas := self._bandeja.recortar(maximo):
+            self._pantalla.decir(f'Sin conexión solo guardo las últimas {maximo} líneas: '
+                                 f'he olvidado {olvidadas} de las primeras.')
 
     def _marcharse(self):
         """El #LOGOUT va detrás de lo pendiente. Si no hay a quién enviarlo, una persona no tiene por qué esperar."""
         if not self._saliendo:
             self._saliendo = True
-            self._pendientes.append('#LOGOUT')
+            self._bandeja.anadir('#LOGOUT')
         if not self._conexion and (self._pantalla.hay_persona or self._interrumpida):
             self.fin.set()
 
-    def _hay_que_enviar(self):
-        return self._en_curso or self._enviadas < len(self._pendientes)
-
     def _enviar_algo(self):
-        if not self._en_curso:
-            lineas = list(itertools.islice(self._pendientes, self._enviadas, self._enviadas + self._ajustes.cada_acuse))
-            self._enviadas += len(lineas)
-            self._sin_preguntar += len(lineas)
-            if self._sin_preguntar >= self._ajustes.cada_acuse:
-                self._sin_preguntar = 0
-                lineas.append(protocolo.VIVO)
-            self._en_curso = protocolo.codificar('\n'.join(lineas))
         try:
-            enviados = self._conexion.send(self._en_curso)
+            self._bandeja.enviados(self._conexion.send(self._bandeja.siguiente()))
         except BlockingIOError:
-            enviados = 0
+            pass
         except OSError:
             apagar(self._conexion)      # `recibir` lo notará y avisará del corte
-            self._conexion, enviados = None, 0
-        self._en_curso = self._en_curso[enviados:]
+            self._conexion = None
 
     # Lo que `recibir` le cuenta
 
@@ -246,23 +228,14 @@ class Charla:
         self._abierta = conexion
 
     def _al_entrar(self, conexion, recibidos, retomada):
-        if retomada:
-            self._al_aceptar(recibidos)
-        else:
-            self._aceptadas = recibidos     # empieza otra cuenta: lo no aceptado se envía entero
-        self._conexion, self._en_curso, self._enviadas, self._sin_preguntar = conexion, b'', 0, 0
-        self._claves_tecleadas = 0
+        self._bandeja.empezar(recibidos, retomada)
+        self._conexion, self._claves_tecleadas = conexion, 0
 
     def _al_aceptar(self, recibidos):
-        nuevas = min(recibidos - self._aceptadas, len(self._pendientes))
-        for _ in range(nuevas):
-            self._pendientes.popleft()
-        self._aceptadas = recibidos
-        self._enviadas = max(0, self._enviadas - nuevas)
+        self._bandeja.aceptar(recibidos)
 
     def _al_callar(self):
-        if self._conexion and not self._en_curso:
-            self._en_curso = protocolo.codificar(protocolo.VIVO)
+        self._bandeja.preguntar()
 
     def _al_pedir_clave(self):
         """La primera vez se prueba la que se sabe. Si no la hay o no vale, la da quien teclea, o la tubería."""
@@ -272,10 +245,10 @@ class Charla:
             self._pide_clave = True
             self._pantalla.ocultar(True)
             self._pantalla.decir('Esta sala tiene clave. Escríbela (no se verá) y pulsa Enter.')
-        elif self._pantalla.hay_persona or self._clave or self._pendientes == collections.deque(['#LOGOUT']):
+        elif self._pantalla.hay_persona or self._clave or (self._saliendo and len(self._bandeja) == 1):
             self._renunciar()
-        elif self._pendientes:
-            self._teclear_clave(self._pendientes.popleft())
+        elif self._bandeja:
+            self._teclear_clave(self._bandeja.sacar())
         else:
             self._pide_clave = True
 
@@ -307,7 +280,7 @@ class Charla:
         if self._pide_clave:
             self._pide_clave = False
             self._pantalla.ocultar(False)
-        if self._saliendo and not self._pendientes:     # todo aceptado, también el #LOGOUT
+        if self._saliendo and not self._bandeja:     # todo aceptado, también el #LOGOUT
             self.fin.set()
         self._atendidos.release()
 
@@ -322,7 +295,7 @@ class Charla:
             estado = 'conectando'
         else:
             estado = f'sin conexión, {max(0, math.ceil(reintento - time.monotonic()))} s'
-        espera = len(self._pendientes) - (self._enviadas if self._conexion else 0)
+        espera = self._bandeja.sin_salir() if self._conexion else len(self._bandeja)
         return f'[{estado}, {espera} por enviar] ' if espera > bool(self._conexion) else f'[{estado}] '
 
     def _hasta_el_segundo_siguiente(self):
@@ -385,7 +358,7 @@ class Charla:
             if conexion.getsockname() == conexion.getpeername():
                 raise ConnectionRefusedError    # sin servidor, TCP puede conectar un puerto efímero consigo mismo
             conexion.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            conexion.sendall(protocolo.codificar(protocolo.peticion(self._ficha, self._visto)))
+            conexion.sendall(protocolo.codificar(sesion.peticion(self._ficha, self._visto)))
         except OSError:
             conexion.close()
             raise
@@ -420,7 +393,7 @@ class Charla:
         return datos or b''
 
     def _abrir_sesion(self, conexion, linea):
-        self._respuesta = protocolo.leer_respuesta(linea)
+        self._respuesta = sesion.leer_respuesta(linea)
         if self._respuesta is None:     # un aviso para quien no puede pasar
             self._mostrar(linea)
             return
@@ -444,7 +417,7 @@ class Charla:
 
     def _atender_linea(self, conexion, linea):
         numero, linea = protocolo.Numeradas.separar(linea)
-        recibidos, nick = protocolo.leer_acuse(linea), protocolo.nick_avisado(linea)
+        recibidos, nick = sesion.leer_acuse(linea), protocolo.nick_avisado(linea)
         if recibidos is not None:
             self._contar(self._al_aceptar, recibidos)
         elif linea == protocolo.pregunta_a_programa(protocolo.CLAVE):

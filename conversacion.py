@@ -14,6 +14,7 @@ import socket
 import time
 
 import protocolo
+import sesion
 from config import TAM_LECTURA
 from protocolo import aviso
 from reparto import SIN_ESPERA, apagar
@@ -137,11 +138,11 @@ def presentar(cliente, conexion, sala, lector):
             sala.preguntar(cliente, protocolo.NICK)
         try:
             linea = lector.linea(limite)
-            if protocolo.pide_sesion(linea) and not cliente.ficha:
+            if sesion.pide_sesion(linea) and not cliente.ficha:
                 lector.hay_sesion = True
-                sesion = abrir_sesion(cliente, conexion, sala, linea)
-                if sesion is not None:
-                    return sesion
+                retomado = abrir_sesion(cliente, conexion, sala, linea)
+                if retomado is not None:
+                    return retomado
                 linea = lector.linea(limite)
         except TimeoutError:
             raise Adios(f'Han pasado {ajustes.plazo_nick:g} segundos sin que digas tu nick. Adiós.') from None
@@ -180,21 +181,21 @@ def pedir_clave(cliente, conexion, sala, lector):
 
 def abrir_sesion(cliente, conexion, sala, linea):
     """Atiende `#SESION`. Si la sesión ya existía, devuelve su cliente, que sigue por esta conexión; si no, `None`."""
-    peticion = protocolo.leer_peticion(linea)
+    peticion = sesion.leer_peticion(linea)
     if peticion is None:
         raise Adios('Esa sesión no se entiende: #SESION, 32 cifras hexadecimales y un número. Adiós.')
     cliente.ficha, visto = peticion
     reclamada = sala.reclamar(cliente.ficha, conexion)
     if reclamada is None:
-        sala.decir_sin_numero(cliente, protocolo.respuesta(0, retomada=False))
+        sala.decir_sin_numero(cliente, sesion.respuesta(0, retomada=False))
         cliente.marco = protocolo.Numeradas
         return None
-    sesion, anterior = reclamada
+    retomado, anterior = reclamada
     anterior.fin.set()
     apagar(anterior.socket, socket.SHUT_RD)
     anterior.hilo.join()
-    sala.retomar(sesion, conexion, visto)
-    return sesion
+    sala.retomar(retomado, conexion, visto)
+    return retomado
 
 
 def comprobar_relevo(cliente, conexion):

@@ -18,6 +18,7 @@ from config import MAX_LINEA, TAM_BUFFER, TAM_NICK
 NICK, CLAVE = 'Nick', 'Clave'     # lo que se pregunta a quien llega
 REGLA_NICK = f'de 1 a {TAM_NICK} letras, números o _ - . (sin espacios)'
 SALIDAS = ('#logout', '/salir')
+VIVO = '#VIVO'                      # lo que un programa pregunta para saber si se le oye; véase `sesion.py`
 
 # Controles C0 y C1 (salvo el fin de línea, que ya separó las líneas), DEL, separadores de línea y párrafo,
 # órdenes de dirección (UAX #9) y la marca de orden de bytes que Windows pone al principio de los archivos.
@@ -270,69 +271,6 @@ def aviso_largo(texto):
     return f'Mensaje no enviado: tiene {len(texto)} caracteres y el límite es {TAM_BUFFER}.'
 
 
-# ── Sesiones ─────────────────────────────────────────────────────────────────────────────────────────────────────
-#
-# Lo que se dicen los programas, y ninguna persona ve:
-#     cliente → servidor    #SESION <ficha> <visto>                   al conectar: quién soy y hasta qué línea recibí
-#     servidor → cliente    #SESION <recibidos> nueva|retomada        cuántas líneas tuyas tengo; desde aquí, con número
-#     cliente → servidor    #VIVO                                     ¿sigues ahí? ¿qué has recibido?
-#     servidor → cliente    #VIVO <recibidos>
-#     servidor → cliente    #CLAVE                                    la línea siguiente ha de ser la clave
-
-VIVO = '#VIVO'
-_PETICION = re.compile(r'#SESION ([0-9a-f]{32}) ([0-9]{1,18})')
-_RESPUESTA = re.compile(rf'(?:{NICK}: )?#SESION ([0-9]{{1,18}}) (nueva|retomada)')
-_ACUSE = re.compile(rf'{VIVO} ([0-9]{{1,18}})')
-
-
-def pide_sesion(linea):
-    """Si la primera línea de un cliente es de las que abren una sesión, bien escrita o no."""
-    return linea.partition(' ')[0] == '#SESION'
-
-
-def leer_peticion(linea):
-    """`(ficha, visto)` de una petición de sesión; `None` si está mal escrita."""
-    partes = _PETICION.fullmatch(linea)
-    return (partes[1], int(partes[2])) if partes else None
-
-
-def peticion(ficha, visto):
-    """La línea con que un cliente abre una sesión o la retoma tras la línea número `visto`."""
-    return f'#SESION {ficha} {visto}'
-
-
-def respuesta(recibidos, retomada):
-    """La línea que contesta a una petición: cuántas líneas de esa sesión se han aceptado."""
-    return f'#SESION {recibidos} {"retomada" if retomada else "nueva"}'
-
-
-def leer_respuesta(linea):
-    """`(recibidos, retomada)`; `None` si `linea` no es una respuesta. A quien tardó en hablar le precede una pregunta."""
-    partes = _RESPUESTA.fullmatch(linea)
-    return (int(partes[1]), partes[2] == 'retomada') if partes else None
-
-
-def acuse(recibidos):
-    """La línea que dice cuántas líneas de una sesión se han aceptado."""
-    return f'{VIVO} {recibidos}'
-
-
-def leer_acuse(linea):
-    """Cuántas líneas dice `linea` que se han aceptado; `None` si no es un acuse."""
-    partes = _ACUSE.fullmatch(linea)
-    return int(partes[1]) if partes else None
-
-
-def pregunta(que):
-    """Lo que se pregunta a una persona, sin fin de línea."""
-    return f'{que}: '
-
-
-def pregunta_a_programa(que):
-    """La misma pregunta en una sesión: una línea que una persona no ve."""
-    return f'#{que.upper()}'
-
-
 # ── Nicks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 def arreglar_nick(texto):
@@ -420,6 +358,16 @@ def aviso_sale(nick):
 def aviso_cambio(antes, ahora):
     """La línea que anuncia un cambio de nick."""
     return aviso(f'{antes} ahora es {ahora}.')
+
+
+def pregunta(que):
+    """Lo que se pregunta a una persona, sin fin de línea."""
+    return f'{que}: '
+
+
+def pregunta_a_programa(que):
+    """La misma pregunta en una sesión: una línea que una persona no ve."""
+    return f'#{que.upper()}'
 
 
 def aviso_de_nick(nick):

@@ -14,6 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 import protocolo
+import sesion
 from config import AjustesServidor
 from protocolo import Lineas, aviso, codificar
 
@@ -211,7 +212,7 @@ class Sala:
             self.anotar(f'- {cliente.nick} ({conexion}) sale; quedan {presentes}')
 
     def _despedir(self, cliente, conexion, despedida):
-        lineas = [protocolo.acuse(cliente.recibidos)] if cliente.ficha and cliente.nick else []
+        lineas = [sesion.acuse(cliente.recibidos)] if cliente.ficha and cliente.nick else []
         lineas += [aviso(despedida)] if despedida else []
         datos = codificar('\n'.join(lineas)) if lineas else b''
         self._anadir(Entrada(datos, len(lineas), destino=cliente, paso=SALE, conexion=conexion))
@@ -251,7 +252,7 @@ class Sala:
         with self._cerrojo:
             if self.cerrada.is_set() or cliente.lectora is not conexion:
                 raise Adios     # otra conexión la ha reclamado después
-            respuesta = codificar(protocolo.respuesta(cliente.recibidos, retomada=True))
+            respuesta = codificar(sesion.respuesta(cliente.recibidos, retomada=True))
             self._anadir(Entrada(respuesta, 0, destino=cliente, paso=VUELTA, conexion=conexion, visto=visto))
             if not cliente.terminado and not self._esta(cliente):   # se le dio por ido, así que entra otra vez
                 self._presentar(cliente, cliente.nick, cliente.nick, (), '')
@@ -316,7 +317,7 @@ class Sala:
 
     def acusar(self, cliente):
         """Le dice cuántas líneas suyas se han aceptado."""
-        self.decir(cliente, protocolo.acuse(cliente.recibidos))
+        self.decir(cliente, sesion.acuse(cliente.recibidos))
 
     def _decir(self, entrada):
         with self._hueco:

@@ -344,46 +344,7 @@ def test_buscar_un_nick_libre_no_prueba_todos():
     assert len(consultas) < 50
 
 
-# ── Sesiones ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-FICHA = '0123456789abcdef' * 2
-
-
-@pytest.mark.parametrize('visto', [0, 1, 10**17])
-def test_una_peticion_de_sesion_se_lee_como_se_escribe(visto):
-    assert protocolo.pide_sesion(protocolo.peticion(FICHA, visto))
-    assert protocolo.leer_peticion(protocolo.peticion(FICHA, visto)) == (FICHA, visto)
-
-
-@pytest.mark.parametrize('mala', ['#SESION', '#SESION ', f'#SESION {FICHA}', f'#SESION {FICHA} -1', f'#SESION {FICHA} ٣',
-                                  f'#SESION {FICHA.upper()} 0', f'#SESION {FICHA}0 0', f'#SESION {FICHA} ' + '9' * 19,
-                                  f'#SESION {FICHA} 0 ', f'#SESION  {FICHA} 0'])
-def test_una_peticion_mal_escrita_no_se_lee(mala):
-    assert protocolo.pide_sesion(mala) and protocolo.leer_peticion(mala) is None
-
-
-@pytest.mark.parametrize('linea', ['#SESIONES', 'ana', f'[ana] #SESION {FICHA} 0'])
-def test_lo_que_no_pide_una_sesion_es_un_nick(linea):
-    assert not protocolo.pide_sesion(linea)
-
-
-@pytest.mark.parametrize('recibidos, retomada', [(0, False), (7, True), (0, True)])
-def test_una_respuesta_se_lee_como_se_escribe_aunque_la_preceda_la_pregunta(recibidos, retomada):
-    linea = protocolo.respuesta(recibidos, retomada)
-    assert protocolo.leer_respuesta(linea) == (recibidos, retomada)
-    assert protocolo.leer_respuesta(protocolo.pregunta(protocolo.NICK) + linea) == (recibidos, retomada)
-
-
-@pytest.mark.parametrize('linea', ['* Sala llena.', '#SESION nueva', '#SESION 1 otra', '[ana] #SESION 0 nueva', ''])
-def test_lo_que_no_es_una_respuesta_no_se_lee(linea):
-    assert protocolo.leer_respuesta(linea) is None
-
-
-def test_un_acuse_se_lee_como_se_escribe_y_un_mensaje_no_lo_imita():
-    assert protocolo.leer_acuse(protocolo.acuse(12)) == 12
-    for linea in ('#VIVO', '[ana] #VIVO 3', '* #VIVO 3', '#VIVO -1', '#VIVO 3 '):
-        assert protocolo.leer_acuse(linea) is None
-
+# ── Entre programas ──────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_la_pregunta_entre_programas_no_es_un_mensaje():
     assert interpretar('#VIVO', ()) == (PULSO, '#VIVO')
