@@ -48,6 +48,7 @@ class Tanda:
         self.linea, self.lineas = linea, 0      # cuántas líneas comunes hubo antes, y cuántas tiene
         self.primera = primera                  # el número de su primera línea
         self.vistas, self.pasos, self._formas = {}, [], {}
+        self.peso = self.PESO_OBJETO            # bytes que ocupa, más o menos
         self._inicios = []                      # de cada entrada común, el número de su primera línea
         comunes = []
         for entrada in entradas:
@@ -66,11 +67,12 @@ class Tanda:
                     self.pasos.append(Paso(entrada, primera - 1, vista.lineas))
                 if entrada.paso not in (CORTE, VUELTA):     # esas no son para leerlas
                     vista.intercalar(entrada, primera)
+                    self.peso += self.PESO_OBJETO + len(entrada.datos)
             primera += entrada.lineas
         self.siguiente = primera                # el número de la primera línea de la tanda que sigue
         for vista in self.vistas.values():
             vista.ver_hasta(len(comunes), self.lineas)
-        self.peso = self.PESO_OBJETO * (1 + len(self.vistas))
+        self.peso += self.PESO_OBJETO * len(self.vistas)
         self._dar_forma(Lineas, comunes)
 
     def _vista(self, cliente):

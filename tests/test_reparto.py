@@ -143,3 +143,8 @@ def test_una_tanda_pesa_lo_que_guarda_de_cada_forma():
     antes = tanda.peso
     tanda.para(Falso('ana', True, Numeradas))
     assert antes > 1000 and tanda.peso > antes + 1000
+
+
+def test_lo_dirigido_tambien_pesa():
+    tanda = Tanda([Entrada(b'x' * 1000 + b'\n', destino=Falso('ana', True)) for _ in range(50)])
+    assert tanda.peso > 50_000
