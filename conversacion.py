@@ -167,12 +167,13 @@ def pedir_clave(cliente, conexion, sala, lector):
     for _ in range(ajustes.intentos_clave):
         sala.preguntar(cliente, protocolo.CLAVE)
         try:
-            linea = lector.linea(limite).strip()
+            linea = lector.linea(limite)
         except TimeoutError:
             raise Adios(f'Han pasado {ajustes.plazo_clave:g} segundos sin la clave. Adiós.') from None
-        if hmac.compare_digest(linea.encode('utf-8', 'replace'), clave):    # tarda lo mismo acierte cuanto acierte
-            return
-        if protocolo.es_salida(linea):
+        respuestas = linea, protocolo.presentacion(linea)[1]    # hay clientes que ponen su prefijo a todo
+        if any([hmac.compare_digest(texto.strip().encode('utf-8', 'replace'), clave) for texto in respuestas]):
+            return      # la comparación tarda lo mismo acierte cuanto acierte
+        if any(map(protocolo.es_salida, respuestas)):
             raise Adios('Hasta luego.')
         conexion.fin.wait(ajustes.pausa_clave)
         sala.decir(cliente, aviso('Clave incorrecta.'))
