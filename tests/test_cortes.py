@@ -288,3 +288,31 @@ def test_si_el_servidor_se_reinicia_lo_no_aceptado_llega_una_vez_al_nuevo_y_se_d
         assert dichas == [f'[ana] {linea}' for linea in ana.dichas]
         assert [uno.despedirse() for uno in gente] == [0, 0]
         assert not any('Traceback' in uno.proceso.todo for uno in gente)
+
+
+def test_un_acuse_que_se_repite_tras_un_corte_no_da_por_aceptado_lo_que_no_lo_esta(lanzar):
+    def atender(escucha, *respuestas):
+        """Hace de servidor en la conexión siguiente: lee lo primero, responde y devuelve el socket y un lector."""
+        conexion = escucha.accept()[0]
+        conexion.settimeout(PLAZO)
+        lector = conexion.makefile(encoding='utf-8', newline='\n')
+        assert lector.readline().startswith('#SESION ')
+        conexion.sendall(''.join(linea + '\n' for linea in respuestas).encode())
+        return conexion, lector
+
+    with socket.create_server(('127.0.0.1', 0)) as escucha:
+        escucha.settimeout(PLAZO)
+        bot = lanzar('cliente.py', '--puerto', escucha.getsockname()[1], '--nick', 'bot', '--espera', 60)
+        conexion, lector = atender(escucha, '#SESION 0 nueva', '1 * Tu nick es bot', '2 * Hola, bot.')
+        with conexion, lector:
+            assert lector.readline() == 'bot\n'
+            bot.escribir('uno\ndos\ntres\n')
+            assert [lector.readline() for _ in range(3)] == ['uno\n', 'dos\n', 'tres\n']
+        bot.escribir('cuatro\ncinco\n')
+        # Acepta las tres; el acuse de la primera, que iba por el cable, se repite, y luego llega el de las tres.
+        conexion, lector = atender(escucha, '#SESION 3 retomada', '3 #VIVO 1', '4 #VIVO 3', '5 * pasado.')
+        with conexion, lector:
+            bot.esperar('* pasado.')
+        conexion, lector = atender(escucha, '#SESION 3 retomada')
+        with conexion, lector:
+            assert [lector.readline() for _ in range(2)] == ['cuatro\n', 'cinco\n']
