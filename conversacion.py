@@ -67,6 +67,7 @@ class Lector:
         while not self._leidas:
             if self._acabada:
                 raise EOFError
+            self._comprobar_marco()
             plazo = limite if self._limite_marco is None else min(limite, self._limite_marco)
             if hay_datos(self._socket, max(0, plazo - time.monotonic())):
                 self._recibir()
@@ -80,9 +81,12 @@ class Lector:
         """Deja `linea` para la próxima lectura, delante de las demás."""
         self._leidas.appendleft(linea)
 
-    def _recibir(self):
+    def _comprobar_marco(self):
         if self._marco is not None and self._marco.rebosa:
             raise Adios(f'{self._marco.REGLA} Adiós.')
+
+    def _recibir(self):
+        self._comprobar_marco()
         datos = recibir(self._socket)
         if self._marco is not None:
             self._leidas.extend(self._marco.recibir(datos))

@@ -179,7 +179,9 @@ class Sala:
 
     def _poner_nick(self, cliente, nick, pedido):
         cliente.nick = protocolo.nick_libre(nick, self._presentes.__contains__)
-        cliente.prefijos = (protocolo.prefijo(pedido.strip()), protocolo.prefijo(nick), protocolo.prefijo(cliente.nick))
+        # el primero no se olvida: hay programas que lo ponen siempre, aunque su nick haya cambiado
+        cliente.prefijos = (*cliente.prefijos[:1], protocolo.prefijo(pedido.strip()), protocolo.prefijo(nick),
+                            protocolo.prefijo(cliente.nick))
         self._presentes[protocolo.clave_nick(cliente.nick)] = cliente
         avisos = [protocolo.aviso_de_nick(cliente.nick)]
         if cliente.nick != nick:
