@@ -48,11 +48,13 @@ def sockets_abiertos():
 class Persona:
     """Un cliente de pruebas: dice líneas y espera las que ha de recibir."""
 
-    def __init__(self, direccion, buzon=None):
+    def __init__(self, direccion, buzon=None, origen=None):
         self.socket = socket.socket()
         self.socket.settimeout(PLAZO)
         if buzon is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buzon)
+        if origen is not None:
+            self.socket.bind((origen, 0))
         self.socket.connect(direccion)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.nick = None
