@@ -30,6 +30,8 @@ def manejar_cliente(conexion, sala):
     try:
         lector = Lector(cliente, sala.ajustes.espera_marco)
         cliente = presentar(cliente, conexion, sala, lector)
+        if cliente.terminado:
+            raise Adios     # ya se había ido: vuelve solo a ver su despedida
         while (lineas := lector.leer()) is not None:
             comprobar_relevo(cliente, conexion)
             conversar(cliente, conexion, sala, lineas)
@@ -219,8 +221,7 @@ def conversar(cliente, conexion, sala, lineas):
             continue
         publicar(cliente, conexion, sala, mensajes)
         mensajes = []
-        if clase != protocolo.NADA:
-            frenar(cliente, conexion, sala, 1)
+        frenar(cliente, conexion, sala, 1)
         if clase == protocolo.PULSO:
             sala.acusar(cliente)
             continue

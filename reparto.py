@@ -281,7 +281,7 @@ class Repartidor:
         if entrada.paso == ENTRA:
             cliente.desde = paso.numero
         elif entrada.paso == SALE:
-            self._marchar(cliente, tanda)
+            self._marchar(cliente, tanda, paso)
         elif entrada.paso == CORTE:
             self._ausentar(cliente, tanda, paso)
         elif entrada.paso == VUELTA:
@@ -387,12 +387,12 @@ class Repartidor:
         if visto >= olvidado:
             self._colocar(cliente, visto)
         else:
-            perdidas = olvidado - visto if olvidado <= cliente.hasta else \
-                cliente.hasta - visto + self._tandas[0].linea - cliente.linea
+            perdidas = min(olvidado, cliente.hasta) - visto
+            if olvidado > cliente.hasta and cliente.ultima is None:
+                perdidas += self._tandas[0].linea - cliente.linea
             cliente.cursor, cliente.desplazamiento = self._tandas[0].numero, 0
             cliente.linea = self._tandas[0].linea
-            if cliente.ultima is None:
-                self._contar_perdidas(cliente, perdidas)
+            self._contar_perdidas(cliente, perdidas)
         if cliente.ultima is not None:      # ya se había ido: solo le falta ver el final
             self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
         self._selector.register(cliente.conexion.socket, selectors.EVENT_WRITE, cliente)
@@ -415,11 +415,11 @@ class Repartidor:
         elif cliente in self._plazos:
             self._escurrir(cliente)
 
-    def _marchar(self, cliente, tanda):
+    def _marchar(self, cliente, tanda, paso):
         """Su hilo ha terminado: cuando haya recibido hasta esta tanda, se cierra."""
         if cliente.ultima is not None:      # se fue antes, y volvió solo a ver el final
             return
-        cliente.ultima = tanda.numero
+        cliente.ultima, cliente.hasta = tanda.numero, paso.numero
         self._al_dia.pop(cliente, None)
         self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
         if cliente.roto:

@@ -381,42 +381,6 @@ def numerados():
     return lambda: ''.join(f'{next(numero)}\n' for _ in range(100)).encode()
 
 
-@pytest.mark.parametrize('lineas', [numerados(), *[lambda linea=linea: linea * 1000 for linea in (
-    b'\n', b'#VIVO\n', b'/usuarios\n')]], ids=['mensajes', 'vacías', '#VIVO', 'órdenes'])
-def test_quien_inunda_dice_lo_que_le_toca_y_los_demas_no_lo_notan(lineas):
-    with asedio() as caso:
-        medianas = []
-        for _ in range(3):      # el ruido de la máquina solo puede hacerlo parecer peor
-            quieta = caso.tertulia.mediana_de(10)
-            inicio = time.monotonic()
-            inunda = caso.persona('inunda')
-            with sin_parar(inunda, lambda: inunda.enviar(lineas())):
-                caso.tertulia.rondas(3)
-                asediada = caso.tertulia.mediana_de(10)
-                oidos = caso.tertulia.cuantas('[inunda')
-                assert oidos <= RAFAGA + RITMO * (time.monotonic() - inicio) + 1
-            medianas.append((quieta, asediada))
-            if asediada <= max(2 * quieta, 0.005):
-                break
-            caso.tertulia.oyen('* inunda salió.')
-            caso.tertulia.olvidar_lo_ajeno()
-        else:
-            pytest.fail(f'medianas en segundos, sin y con quien inunda: {medianas}')
-
-
-def test_quien_inunda_y_se_corta_no_sigue_hablando():
-    """Lo que envió y aún no se ha leído son cientos de miles de mensajes: a su ritmo, horas."""
-    with asedio() as caso:
-        for irse in (Hostil.cerrar, Hostil.romper):
-            fantasma = caso.persona('fantasma')
-            fantasma.llenar(b'x\n' * 50_000)
-            caso.tertulia.rondas(2)
-            irse(fantasma)
-            caso.tertulia.oyen('* fantasma salió.')
-            caso.esperar_a_estar_como(caso.base)
-            caso.tertulia.olvidar_lo_ajeno()
-
-
 def test_a_quien_se_pasa_del_ritmo_se_le_espera_y_no_se_le_descarta_nada():
     with asedio() as caso:
         hostil = caso.persona('prisa')
