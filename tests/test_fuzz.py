@@ -1,7 +1,5 @@
 """Diez segundos de fuzz, y el modelo que lo juzga: quien no puede suspender no es un juez."""
 
-import datetime
-
 import pytest
 
 from tests import fuzz
@@ -11,10 +9,9 @@ BIENVENIDA = ['* Tu nick es eva', '* Hola, eva. Están testigo, ana. /ayuda dice
 OTRAS = ['[ana] «1.0» a', '[eva] «2.0» e', '[ana] «1.1» b', '[ana] «1.2» c']
 
 
-@pytest.mark.parametrize('semilla', [2026, datetime.date.today().toordinal()], ids=['fija', 'la del día'])
-def test_cinco_segundos_de_clientes_al_azar_cumplen_el_modelo(semilla):
+def test_diez_segundos_de_clientes_al_azar_cumplen_el_modelo():
     with fuzz.excepciones_de_los_hilos():
-        cifras = fuzz.jugar(5, semilla)
+        cifras = fuzz.jugar(10, 1)
     assert cifras['rondas'] and cifras['entregas'] > 100
 
 
