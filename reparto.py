@@ -364,12 +364,12 @@ class Repartidor:
             perdidas = primera.linea - cliente.linea
             cliente.cursor, cliente.desplazamiento, cliente.linea = primera.numero, 0, primera.linea
             if cliente.ultima is None or cliente.ultima >= primera.numero:      # no lo posterior a su salida
-                self._contar_perdidas(cliente, perdidas)
+                self._contar_perdidas(cliente, perdidas, primera.primera - 1)
 
-    def _contar_perdidas(self, cliente, perdidas):
+    def _contar_perdidas(self, cliente, perdidas, ultima):
         if perdidas > 0:
             linea = codificar(aviso(f'Te perdiste {perdidas} mensajes.'))
-            cliente.resto += cliente.marco.codificar(linea, self._tandas[0].primera - 1)    # el número de la última
+            cliente.resto += cliente.marco.codificar(linea, ultima)     # el número de la última que se pierde
 
     # Cortes y vueltas
 
@@ -383,16 +383,18 @@ class Repartidor:
         self._soltar(cliente)
         cliente.conexion, cliente.resto, cliente.roto = entrada.conexion, entrada.datos, False
         visto = min(max(entrada.visto, cliente.desde), self._numero - 1)
-        olvidado = self._tandas[0].primera - 1
-        if visto >= olvidado:
+        primera = self._tandas[0]
+        olvidado = primera.primera - 1
+        if cliente.ultima is not None:      # lo posterior a su salida no lo pierde
+            olvidado = min(olvidado, cliente.hasta)
+        if visto >= primera.primera - 1:
             self._colocar(cliente, visto)
         else:
             perdidas = min(olvidado, cliente.hasta) - visto
-            if olvidado > cliente.hasta and cliente.ultima is None:
-                perdidas += self._tandas[0].linea - cliente.linea
-            cliente.cursor, cliente.desplazamiento = self._tandas[0].numero, 0
-            cliente.linea = self._tandas[0].linea
-            self._contar_perdidas(cliente, perdidas)
+            if olvidado > cliente.hasta:
+                perdidas += primera.linea - cliente.linea
+            cliente.cursor, cliente.desplazamiento, cliente.linea = primera.numero, 0, primera.linea
+            self._contar_perdidas(cliente, perdidas, olvidado)
         if cliente.ultima is not None:      # ya se había ido: solo le falta ver el final
             self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
         self._selector.register(cliente.conexion.socket, selectors.EVENT_WRITE, cliente)

@@ -17,7 +17,8 @@ from config import TAM_BUFFER, TAM_NICK
 from protocolo import clave_nick
 
 TESTIGO = 'testigo'
-DENTRO, DESPEDIDA, CORTADA = 'dentro', 'despedida', 'cortada'      # cómo acaba una vida
+# Cómo acaba una vida. Sin despedida: se fue, y lo último ya no cabía en la memoria del servidor.
+DENTRO, DESPEDIDA, SIN_DESPEDIDA, CORTADA = 'dentro', 'despedida', 'sin despedida', 'cortada'
 
 MARCA = re.compile(r'\[(\S+)\] (?:\(privado\) )?(/?«(\d+)\.(\d+)».*)')
 PRIVADO = re.compile(r'\[\S+\] \(privado\) .*')
@@ -113,8 +114,8 @@ class Vida:
         return [confirmado[1] for linea in self.recibidas if (confirmado := _TU_NICK.fullmatch(linea.texto))]
 
     def visto(self):
-        """`(bienvenida, resto)`: hasta `* Hola, …`, incluida, y tras ella. Si no la vio, o solo en parte, la primera está
-        vacía y la segunda empieza en el aviso de lo que se perdió."""
+        """`(bienvenida, resto)`: hasta `* Hola, …`, incluida, y tras ella. Si no la vio, o solo en parte, la primera
+        está vacía y la segunda empieza en el aviso de lo que se perdió."""
         for posicion, linea in enumerate(self.recibidas):
             if HOLA.fullmatch(linea.texto):
                 return self.recibidas[:posicion + 1], self.recibidas[posicion + 1:]
@@ -290,7 +291,7 @@ class Modelo:
                     self._comprobar_bienvenida(vida, bienvenida, posicion)
                 final = self._alinear(vida, (posicion + 1, nick), textos, max(0, personales))
                 siguiente = self._siguiente(vida, final)[1]
-                if siguiente and vida.final != CORTADA:
+                if siguiente and vida.final in (DENTRO, DESPEDIDA):
                     raise Fallo('quien no se corta lo ve todo, hasta su salida', vida, siguiente, final[0])
             except Fallo as este:   # puede ser la entrada de otro, que tuvo ese nick antes o después
                 fallo = max(fallo, este, key=lambda fallo: fallo.avance)

@@ -9,9 +9,10 @@ BIENVENIDA = ['* Tu nick es eva', '* Hola, eva. Están testigo, ana. /ayuda dice
 OTRAS = ['[ana] «1.0» a', '[eva] «2.0» e', '[ana] «1.1» b', '[ana] «1.2» c']
 
 
-def test_diez_segundos_de_clientes_al_azar_cumplen_el_modelo():
+@pytest.mark.parametrize('semilla', [2, 1002])     # hubo un día en que fallaron
+def test_cinco_segundos_de_clientes_al_azar_cumplen_el_modelo(semilla):
     with fuzz.excepciones_de_los_hilos():
-        cifras = fuzz.jugar(10, 1)
+        cifras = fuzz.jugar(5, semilla)
     assert cifras['rondas'] and cifras['entregas'] > 100
 
 
