@@ -25,7 +25,7 @@ VIDA = (0.1, 5.0)           # segundos de cada conexión
 CONGELACION = (0.1, 15.0)   # segundos: más y menos de lo que aguanta la paciencia del cliente
 MUESTRA = 60.0              # segundos entre medidas
 MARGEN = 1                  # descriptores de más en un cliente: al medir, tal vez estaba entre dos conexiones
-MAX_CRECE_SERVIDOR = 64 * 1024      # KiB: la memoria de la charla (16 MiB), y lo que Python ocupa para guardarla
+MAX_CRECE_SERVIDOR = 32 * 1024      # KiB: la charla que se guarda (`max_memoria`, 16 MiB) y lo que Python le añade
 MAX_CRECE_CLIENTE = 16 * 1024       # KiB
 
 
