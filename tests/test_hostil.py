@@ -107,8 +107,9 @@ def test_ni_escapes_ni_ordenes_de_direccion_llegan_a_nadie():
 
 
 def test_dos_nicks_que_se_parecen_no_son_el_mismo():
-    parecidos = ['ana', 'Ana', 'ANA', 'Ａｎａ', 'ａｎａ', ' ana ', '\u200bana\u200b', 'a\u00adna', 'ana\0', '\x1bana', 'an\u200da',
-                 'ᵃna', 'ána', 'a\u0301na', 'Ána', 'straße', 'STRASSE', 'ﬁn', 'fin', '[ana] ', 'x' * 20, 'x' * 21, 'X' * 30]
+    parecidos = ['ana', 'Ana', 'ANA', 'Ａｎａ', 'ａｎａ', ' ana ', '\u200bana\u200b', 'a\u00adna', 'ana\0', '\x1bana',
+                 'an\u200da', 'ᵃna', 'ána', 'a\u0301na', 'Ána', 'straße', 'STRASSE', 'ﬁn', 'fin', '[ana] ', 'x' * 20,
+                 'x' * 21, 'X' * 30]
     with asedio(*SIN_RITMO) as caso:
         nicks = ['ana', 'luis', 'marta']
         for parecido in parecidos:
@@ -294,7 +295,7 @@ def test_sin_descriptores_se_dice_a_quien_sobra_y_se_recupera_solo():
         dentro[0].cerrar()
         caso.tertulia.oyen('* cabe0 salió.')
         caso.esperar_a_estar_como(caso.base, hilos=caben - 1, descriptores=caben - 1)
-        caso.persona('relevo').decir('por fin')
+        caso.persona_en_cuanto_quepa('relevo').decir('por fin')
         caso.tertulia.oyen('[relevo] por fin')
 
 
@@ -309,7 +310,7 @@ def pocos_hilos():
 
 
 LIBC = ctypes.CDLL(None)
-OTRO_USUARIO = 54_321       # ninguno de verdad: sus hilos son solo los del servidor
+OTRO_USUARIO = 20_000 + os.getpid() % 30_000    # ninguno de verdad: sus hilos son solo los del servidor
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='solo el administrador puede lanzar el servidor como otro usuario')
@@ -326,7 +327,7 @@ def test_sin_hilos_se_dice_a_quien_sobra_y_se_recupera_solo():
         dentro[0].lo_que_diga()
         caso.tertulia.oyen('* cabe0 salió.')
         caso.esperar_a_estar_como(caso.base, hilos=caben - 1, descriptores=caben - 1)
-        caso.persona('relevo').decir('por fin')
+        caso.persona_en_cuanto_quepa('relevo').decir('por fin')
         caso.tertulia.oyen('[relevo] por fin')
 
 
@@ -367,7 +368,7 @@ def test_con_la_sala_llena_las_que_sobran_no_gastan_nada():
         dentro[0].cerrar()
         caso.tertulia.oyen('* cabe0 salió.')
         caso.esperar_a_estar_como(caso.base, hilos=6, descriptores=6)
-        caso.persona('relevo')
+        caso.persona_en_cuanto_quepa('relevo')
 
 
 # ── Inundaciones ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -423,7 +424,7 @@ def test_desde_una_direccion_entran_las_que_se_dice_y_desde_otras_tambien():
         caso.tertulia.oyen('* cabe0 salió.', '* cabe1 salió.')
         caso.esperar_a_estar_como(caso.base, hilos=4, descriptores=4)
         for numero in range(2):
-            caso.persona(f'relevo{numero}', origen='127.0.0.2')
+            caso.persona_en_cuanto_quepa(f'relevo{numero}', origen='127.0.0.2')
         linea, = caso.conectar(origen='127.0.0.2').lo_que_diga().decode().splitlines()
         assert linea.startswith('* Demasiadas conexiones desde tu dirección')
 
@@ -496,13 +497,14 @@ def test_a_la_tercera_clave_mala_se_cierra_y_cada_una_cuesta_un_segundo():
             assert una_a_una.linea() == '* Clave incorrecta.' and una_a_una.crudo(7) == b'Clave: '
         una_a_una.decir('no lo sé')
         for malo, antes in ((una_a_una, ''), (de_golpe, '* Clave incorrecta.\nClave: ' * 2)):
-            assert malo.lo_que_diga().decode() == f'{antes}* Clave incorrecta.\n* Sin la clave no se puede entrar. Adiós.\n'
+            assert malo.lo_que_diga().decode() == \
+                f'{antes}* Clave incorrecta.\n* Sin la clave no se puede entrar. Adiós.\n'
             assert time.monotonic() - inicio >= 3
         assert caso.tertulia.ajenas() == []
 
 
-@pytest.mark.parametrize('intento', ['', ' ', CLAVE.upper(), CLAVE[:-1], CLAVE + 'x', '\0', '\xff', '[nico]', '/salir x',
-                                     CLAVE.encode().decode('latin-1'), '%s', 'x' * 60_000])
+@pytest.mark.parametrize('intento', ['', ' ', CLAVE.upper(), CLAVE[:-1], CLAVE + 'x', '\0', '\xff', '[nico]',
+                                     '/salir x', CLAVE.encode().decode('latin-1'), '%s', 'x' * 60_000])
 def test_lo_que_se_parece_a_la_clave_no_es_la_clave(intento):
     with servidor(clave=CLAVE, pausa_clave=0) as charla:
         persona = charla.conectar()
@@ -568,8 +570,8 @@ FICHA = '0123456789abcdef' * 2
 @pytest.mark.parametrize('linea', [
     '#SESION', '#SESION ', f'#SESION {FICHA}', f'#SESION {FICHA} ', f'#SESION {FICHA} -1', f'#SESION {FICHA} x',
     f'#SESION {FICHA} 1 2', f'#SESION {FICHA[:-1]} 0', f'#SESION {FICHA}0 0', f'#SESION {FICHA.upper()} 0',
-    f'#SESION {"g" * 32} 0', f'#SESION {FICHA} ٣', f'#SESION {FICHA} 1.0', f'#SESION {FICHA} +1', f'#SESION {FICHA} 0x1',
-    f'#SESION {FICHA} 1_0', f'#SESION 0 {FICHA}', f'#SESION {"a" * 60_000} 0'])
+    f'#SESION {"g" * 32} 0', f'#SESION {FICHA} ٣', f'#SESION {FICHA} 1.0', f'#SESION {FICHA} +1',
+    f'#SESION {FICHA} 0x1', f'#SESION {FICHA} 1_0', f'#SESION 0 {FICHA}', f'#SESION {"a" * 60_000} 0'])
 def test_una_sesion_mal_pedida_se_dice_y_se_cierra(charla, linea):
     persona = charla.conectar()
     persona.decir(linea, 'ana', 'hola')
