@@ -267,11 +267,11 @@ class E(_Familia):
 
     def justos(self, cuantos):
         """Los `cuantos` bytes siguientes."""
-        datos = b''
+        datos = bytearray()
         while len(datos) < cuantos:
             datos += self._recibir(cuantos - len(datos))
-            assert not self._terminado, f'el servidor cerró tras {datos[-50:]!r}'
-        return datos
+            assert not self._terminado, f'el servidor cerró tras {bytes(datos[-50:])!r}'
+        return bytes(datos)
 
     def _escuchar(self):
         datos = self._recibir(self._tope)
