@@ -35,13 +35,13 @@ def manejar_eco(conexion, sala):
                     sala.anotar(f'{conexion}: {protocolo.limpiar(linea)[:MAX_MOSTRADO]}')
             if any(map(es_despedida, (*lineas, ultima, datos))):
                 break
-            if not DESPEDIDA.encode().startswith(ultima.strip().lower()):
+            if len(ultima) > MAX_MOSTRADO or not DESPEDIDA.encode().startswith(ultima.strip().lower()):
                 ultima = b'-'       # lo que falte por llegar de esa línea ya no puede ser la despedida
     except OSError:
         pass    # un corte es un final como otro
     finally:
-        sala.anotar(f'{conexion} se va; quedan {len(sala.conexiones()) - 1}')
         sala.dejar(Cliente(conexion), conexion, '')
+        sala.anotar(f'{conexion} se va; quedan {sala.olvidar(conexion)}')
 
 
 def es_despedida(datos):

@@ -122,13 +122,14 @@ class Sala:
             self._por_ip[direccion] += 1
 
     def olvidar(self, conexion):
-        """Esa conexión ya está cerrada."""
+        """Esa conexión ya está cerrada, o va a estarlo. Devuelve cuántas quedan."""
         direccion = conexion.direccion[0]
         with self._cerrojo:
             if self._conexiones.pop(conexion, conexion) is None:
                 self._por_ip[direccion] -= 1
                 if not self._por_ip[direccion]:
                     del self._por_ip[direccion]
+            return len(self._conexiones)
 
     def conexiones(self):
         """Las que hay ahora, en una lista nueva."""
