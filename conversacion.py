@@ -8,6 +8,7 @@ nadie más lo note.
 """
 
 import collections
+import errno
 import hmac
 import selectors
 import socket
@@ -249,13 +250,22 @@ def frenar(cliente, conexion, sala, cuantas):
     """Espera a que el ritmo del cliente le deje decir algo. Devuelve cuántas de sus `cuantas` líneas puede decir ya."""
     if cliente.freno is None:
         cliente.freno = Freno(sala.ajustes)
-    permitidas = 0
-    while not permitidas:
-        permitidas = cliente.freno.permitir(cuantas, conexion.fin)
-        comprobar_relevo(cliente, conexion)
-        if cliente.ficha and cliente.freno.toca_latir():
+    freno = cliente.freno
+    while falta := freno.falta():
+        if conexion.fin.wait(min(falta, sala.ajustes.latido)):
+            break
+        comprobar_corte(conexion)
+        if cliente.ficha and freno.toca_latir():
             sala.acusar(cliente)    # si no, callaría tanto que parecería muerta
-    return permitidas
+    comprobar_relevo(cliente, conexion)
+    return freno.gastar(cuantas)
+
+
+def comprobar_corte(conexion):
+    """Tras un RST, lo leído y aún no dicho se da por perdido, como hace TCP con lo no leído: a su ritmo serían horas de
+    mensajes de alguien que ya no está."""
+    if conexion.rota or conexion.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET:
+        raise ConnectionResetError
 
 
 class Freno:
@@ -267,24 +277,24 @@ class Freno:
         self._fichas, self._hora = self._rafaga, time.monotonic()
         self._proximo_latido = self._hora + self._latido
 
-    def permitir(self, cuantas, fin):
-        """Cuántas de las `cuantas` líneas se pueden decir ya. Espera a que sea alguna, pero no más que `latido` segundos,
-        ni un instante desde que se pone el suceso `fin`."""
+    def falta(self):
+        """Segundos hasta que se pueda decir otra línea; 0 si se puede ya."""
+        if not self._ritmo:
+            return 0
+        self._reponer()
+        return max(0, 1 - self._fichas) / self._ritmo
+
+    def gastar(self, cuantas):
+        """Cuántas de las `cuantas` líneas se pueden decir ya: una, al menos."""
         if not self._ritmo:
             return cuantas
-        self._reponer()
-        if self._fichas < 1:
-            fin.wait(min((1 - self._fichas) / self._ritmo, self._latido))
-            self._reponer()
-        if self._fichas < 1 and not fin.is_set():
-            return 0
         permitidas = max(1, min(cuantas, int(self._fichas)))
         self._fichas -= permitidas
         return permitidas
 
     def toca_latir(self):
         """Si se va frenado, y hace ya `latido` segundos de la última vez que tocó."""
-        toca = self._fichas < 1 and self._hora >= self._proximo_latido
+        toca = self._hora >= self._proximo_latido
         if toca:
             self._proximo_latido = self._hora + self._latido
         return toca

@@ -292,8 +292,8 @@ class Repartidor:
             enviados = cliente.conexion.socket.send(datos, SIN_ESPERA)
         except BlockingIOError:
             enviados = 0
-        except OSError:
-            self._cortar(cliente)
+        except OSError as error:
+            self._cortar(cliente, error)
             return
         if enviados == len(datos):
             self.entregas += tanda.lineas_para(cliente)
@@ -316,8 +316,8 @@ class Repartidor:
                 enviados = cliente.conexion.socket.send(datos, SIN_ESPERA)
             except BlockingIOError:
                 return
-            except OSError:
-                self._cortar(cliente)
+            except OSError as error:
+                self._cortar(cliente, error)
                 return
             if enviados and cliente in self._plazos:    # mientras reciba, no se le corta
                 self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
@@ -449,10 +449,11 @@ class Repartidor:
         if not queda:
             self._soltar(cliente)
 
-    def _cortar(self, cliente):
+    def _cortar(self, cliente, error):
         """Su socket ya no vale. Se despierta a su hilo, que lo despedirá; solo entonces se puede cerrar: antes, el
         número de su descriptor podría pasar a otro cliente mientras su hilo aún lee."""
         self._dar_por_roto(cliente)
+        cliente.conexion.rota = isinstance(error, ConnectionResetError)
         apagar(cliente.conexion.socket, socket.SHUT_RDWR)
         if cliente.ultima is not None:
             self._soltar(cliente)

@@ -22,12 +22,13 @@ from protocolo import Lineas, aviso, codificar
 class Conexion:
     """Un socket y el hilo que lee de él. Quien escribe en él y quien lo cierra es el `Repartidor`."""
 
-    __slots__ = ('socket', 'direccion', 'hilo', 'fin')
+    __slots__ = ('socket', 'direccion', 'hilo', 'fin', 'rota')
 
     def __init__(self, socket=None, direccion=('', 0)):
         self.socket, self.direccion = socket, direccion[:2]
         self.hilo = None                # su lector
         self.fin = threading.Event()    # su lector ya no debe esperar a nada
+        self.rota = False               # si el Repartidor, al enviar, ha sabido que el otro lado la cortó (RST)
 
     def __str__(self):
         return '{}:{}'.format(*self.direccion)

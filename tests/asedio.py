@@ -208,11 +208,11 @@ class Tertulia:
         assert maxima < self.PACIENCIA, \
             f'un mensaje tardó {maxima:.2f} s; la mediana es {statistics.median(self.demoras) * 1000:.1f} ms'
 
-    def mediana_de(self, rondas):
-        """La de las próximas `rondas`."""
+    def demoras_de(self, rondas):
+        """Las de las próximas `rondas`."""
         desde = len(self.demoras)
         self.rondas(rondas)
-        return statistics.median(self.demoras[desde:])
+        return self.demoras[desde:]
 
     def cuantas(self, empieza):
         """Cuántas líneas que empiecen así ha recibido la que más."""

@@ -382,6 +382,33 @@ def numerados():
     return lambda: ''.join(f'{next(numero)}\n' for _ in range(100)).encode()
 
 
+@pytest.mark.parametrize('lineas', [numerados(), *[lambda linea=linea: linea * 1000 for linea in (
+    b'\n', b'#VIVO\n', b'/usuarios\n')]], ids=['mensajes', 'vacías', '#VIVO', 'órdenes'])
+def test_quien_inunda_dice_lo_que_le_toca_y_ni_una_linea_mas(lineas):
+    """Cuánto lo notan los demás lo mide `python -m tests.inundacion`."""
+    with asedio() as caso:
+        inunda = caso.persona('inunda')
+        inicio = time.monotonic()
+        with sin_parar(inunda, lambda: inunda.enviar(lineas())):
+            caso.tertulia.segundos(2)
+            oidos = caso.tertulia.ajenas('[inunda] ')
+            assert len(oidos) <= RAFAGA + RITMO * (time.monotonic() - inicio) + 1
+        assert oidos == [f'[inunda] {numero}' for numero in range(len(oidos))]
+
+
+@pytest.mark.parametrize('irse', [Hostil.cerrar, Hostil.romper])
+def test_quien_inunda_y_se_corta_no_sigue_hablando(irse):
+    """Lo que envió y aún no se ha leído son cientos de miles de mensajes: a su ritmo, horas. Cierra sin leer lo que
+    dicen los demás, y eso también es un RST."""
+    with asedio() as caso:
+        fantasma = caso.persona('fantasma')
+        fantasma.llenar(b'x\n' * 50_000)
+        caso.tertulia.rondas(2)
+        irse(fantasma)
+        caso.tertulia.oyen('* fantasma salió.')
+        caso.esperar_a_estar_como(caso.base)
+
+
 def test_a_quien_se_pasa_del_ritmo_se_le_espera_y_no_se_le_descarta_nada():
     with asedio() as caso:
         hostil = caso.persona('prisa')
