@@ -4,7 +4,7 @@
     servidor → cliente    #SESION <recibidos> nueva|retomada        cuántas líneas tuyas tengo; desde aquí, con número
     cliente → servidor    #VIVO                                     ¿sigues ahí? ¿cuántas has aceptado?
     servidor → cliente    <n> #VIVO <recibidos>
-    servidor → cliente    <n> #CLAVE                                tu línea siguiente ha de ser la clave
+    servidor → cliente    <n> #NICK, <n> #CLAVE                     tu línea siguiente ha de ser eso
 
 Cada lado sabe así hasta dónde llegó el otro: el servidor reenvía lo posterior a `visto`; el cliente, lo posterior a
 `recibidos`, que guarda en su `Bandeja`. Sin E/S, como `protocolo.py`.

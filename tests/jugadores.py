@@ -560,5 +560,5 @@ class Roto(Jugador):
 
     def recibir(self, conexion, datos):
         datos = PREGUNTAS.sub(b'', datos)
-        if not re.fullmatch(rb'#SESION \d+ (nueva|retomada)|#VIVO \d+|\d+ #CLAVE', datos):
+        if not re.fullmatch(rb'#SESION \d+ (nueva|retomada)|#VIVO \d+|\d+ #(CLAVE|NICK)', datos):
             leer_linea(datos, self.nick, con_numero=datos[:1].isdigit())
