@@ -159,7 +159,8 @@ def test_todas_ven_entrar_a_los_de_todas():
 @pytest.mark.parametrize('quien', CUATRO)
 def test_quien_entra_recibe_lo_ultimo_que_se_dijo_sea_de_la_familia_que_sea(quien):
     with reunion(historial=3) as sala:
-        sala.testigo.decir('uno', 'dos', '* tres', '[testigo] cuatro ñ')
+        sala.testigo.decir('uno', 'dos', '* tres', '[testigo] cuatro ñ', '/usuarios')
+        sala.testigo.esperar(AVISO, 'Está testigo.')
         uno, = sala.llegan(quien)
         assert mensajes(uno.bienvenida()) == [('testigo', 'dos'), ('testigo', '* tres'), ('testigo', 'cuatro ñ')]
 
