@@ -158,7 +158,7 @@ class Sala:
         vecinos = self._nombrar_presentes(20)
         avisos = self._poner_nick(cliente, nick, pedido)
         if historial:
-            avisos = [aviso('Lo último que se dijo:'), *historial, *avisos]
+            avisos += [aviso('Lo último que se dijo:'), *historial]
         avisos.append(aviso(f'Hola, {cliente.nick}. {vecinos} /ayuda dice qué puedes hacer; /salir, para irte.'))
         self.personas += 1
         self._anadir(Entrada(codificar(protocolo.aviso_entra(cliente.nick)), autor=cliente))

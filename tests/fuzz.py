@@ -83,12 +83,15 @@ class Mesa:
             jugador.jugar(propio)
             self.atender(pausa)
 
-    def terminar(self, parar):
-        """Todos vuelven y leen hasta el final, que es lo que dice el cerrador; quizá después para el servidor."""
-        for jugador in self.jugadores:
-            if isinstance(jugador, Roto) and jugador.conexion:
-                jugador.conexion.cerrar()
-        self.esperar(lambda: [jugador for jugador in self.formales() if not jugador.sosegarse()],
+    def terminar(self, abiertas, parar):
+        """Todos vuelven y leen hasta el final, que es lo que dice el cerrador; quizá después para el servidor.
+
+        Antes ha de haber atendido cuanto quedó por el camino: un intento de volver que se abandonó puede sustituir aún
+        a la conexión buena. `abiertas()` dice cuántas tiene.
+        """
+        for conexion in [conexion for conexion in self.conexiones if isinstance(conexion.dueno, Roto)]:
+            conexion.cerrar()
+        self.esperar(lambda: [jugador for jugador in self.formales() if not jugador.sosegarse()] or self._sobran(abiertas),
                      'lo que se envía se acepta, y el servidor cierra las conexiones que se sustituyen o se despiden')
         final = f'[cerrador] {FIN}'
         self.cerrador.conexion.enviar(self.cerrador.enmarcar(FIN))
@@ -100,6 +103,9 @@ class Mesa:
         for vida in self.vidas:
             if vida.vio(final):
                 del vida.recibidas[[linea.texto for linea in vida.recibidas].index(final) + 1:]
+
+    def _sobran(self, abiertas):
+        return [self.testigo] if abiertas() != len(self.conexiones) else []
 
     def _ver_parar(self, parar, presentes):
         self.parada = True
@@ -147,7 +153,7 @@ def ronda(semilla, cifras=None):
             charla.servidor._escucha.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         with Mesa(charla.direccion, azar, ajustes, cifras) as mesa:
             mesa.jugar(azar)
-            mesa.terminar(charla.parar if para else None)
+            mesa.terminar(lambda: len(charla.sala.conexiones()), charla.parar if para else None)
     modelo = Modelo(mesa.testigo.vida.visto()[1], ajustes['historial'], mesa.puede_perder)
     vidas = [vida for vida in mesa.vidas if vida not in (mesa.testigo.vida, mesa.cerrador.vida)]
     modelo.comprobar(vidas)

@@ -51,9 +51,13 @@ class Reunion:
 
     def entran(self, *quienes, **opciones):
         """Llegan y entran. Lo siguiente que reciba cualquiera será nuevo."""
-        nuevos = self.llegan(*quienes, **opciones)
+        nuevos, saludos = self.llegan(*quienes, **opciones), set()
         for uno in nuevos:
-            uno.bienvenida()
+            nick = next(texto for _, texto in uno.bienvenida() if texto.startswith('Tu nick es ')).split()[-1]
+            if isinstance(uno, C):      # entra con algo dicho
+                saludos.add((nick, 'hola'))
+        while saludos:
+            saludos.discard(self.testigo.siguiente())
         self.poner_al_dia(*nuevos)
         return nuevos
 
