@@ -137,6 +137,8 @@ def _conversor(campo):
             raise argparse.ArgumentTypeError(f'«{texto}» no es un número') from None
         if minimo is not None and not minimo <= valor <= maximo:
             raise argparse.ArgumentTypeError(f'{texto} no está entre {minimo} y {maximo}')
+        if campo.metadata['variable'] and not ''.join(filter(str.isprintable, texto)).strip():
+            raise argparse.ArgumentTypeError('no puede estar en blanco')     # entraría cualquiera
         return valor
 
     return convertir

@@ -5,6 +5,12 @@ import pytest
 from tests import procesos, utiles
 
 
+@pytest.fixture(autouse=True)
+def sin_clave_ajena(monkeypatch):
+    """La `CHAT_CLAVE` de quien pasa las pruebas no es de ellas."""
+    monkeypatch.delenv('CHAT_CLAVE', raising=False)
+
+
 @pytest.fixture
 def charla():
     """Una sala en marcha, con los ajustes de siempre, que se cierra y se comprueba al acabar."""

@@ -40,9 +40,23 @@ def test_los_ajustes_no_se_cambian_en_marcha(clase):
 
 def test_las_opciones_llegan_con_su_tipo():
     ajustes = leer('--host', '127.0.0.2', '--puerto', '6000', '--max-clientes', '3', '--ritmo', '1.5', '--historial=0',
-                   '--mostrar')
+                   '--mostrar', '--max-por-ip', '0', '--clave', 'ábrete, sésamo', '--eco')
     assert ajustes == AjustesServidor(host='127.0.0.2', puerto=6000, max_clientes=3, ritmo=1.5, historial=0,
-                                      mostrar=True)
+                                      mostrar=True, max_por_ip=0, clave='ábrete, sésamo', eco=True)
+
+
+@pytest.mark.parametrize('clase', [AjustesServidor, AjustesCliente])
+def test_la_clave_sale_de_la_variable_y_la_opcion_manda_mas(monkeypatch, clase):
+    assert leer(clase=clase).clave is None
+    monkeypatch.setenv('CHAT_CLAVE', 'del entorno')
+    assert leer(clase=clase).clave == 'del entorno' and leer('--clave', 'otra', clase=clase).clave == 'otra'
+    monkeypatch.setenv('CHAT_CLAVE', '')
+    assert leer(clase=clase).clave is None
+
+
+@pytest.mark.parametrize('clave', ['', ' ', '\t', '\u200b'])
+def test_una_clave_en_blanco_no_cierra_nada_y_se_rechaza(capsys, clave):
+    assert rechazar(capsys, '--clave', clave).startswith('Error: --clave: no puede estar en blanco\n')
 
 
 @pytest.mark.parametrize('clase, argumento, valor', [

@@ -11,7 +11,7 @@ import pytest
 import eco
 from config import AjustesCliente
 from tests.familias import A, E
-from tests.utiles import PLAZO, esperar_a
+from tests.utiles import PLAZO
 
 SOLO_POSIX = pytest.mark.skipif(os.name == 'nt', reason='Windows no tiene estas señales')
 
