@@ -53,8 +53,8 @@ def comprobar_puerto(texto):
     if not texto:
         return PUERTO
     if not (texto.isascii() and texto.isdigit() and len(texto) <= 9 and int(texto) <= PUERTO):
-        raise ValueError(f'«{texto}» no vale: escribe un número de 0 a {PUERTO}, o Enter para el {PUERTO}. '
-                         'Para irte, escribe salir.')
+        raise ValueError(f'«{texto}» no vale: escribe un número de 0 a {PUERTO}, o Enter para el {PUERTO}; uno mayor se da '
+                         'así: python cliente.py --puerto N. Para irte, escribe salir.')
     return int(texto) or PUERTO
 
 
@@ -65,6 +65,9 @@ def comprobar_nick(texto):
     if not protocolo.nick_correcto(texto):
         raise ValueError(f'«{texto}» no vale: un nick tiene {protocolo.REGLA_NICK}.')
     return protocolo.arreglar_nick(texto)
+
+
+SIN_CLAVE = 'Sin la clave de la sala no se puede entrar. Se puede dar en la variable CHAT_CLAVE.'
 
 
 # ── La charla ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -79,9 +82,10 @@ class Charla:
         if self._espera is None:
             self._espera = float('inf') if pantalla.hay_persona else ajustes.espera_sin_teclado
         self.fin = threading.Event()
-        self.codigo = 0                             # de salida del programa; lo pone `recibir`
+        self.codigo = 0                             # de salida del programa
         self._ficha = secrets.token_hex(16)         # acredita nuestra sesión ante el servidor
         self._nick = nick                           # el último que confirmó el servidor; lo pone `recibir`
+        self._prefijo = protocolo.prefijo(nick)     # el del nick con que se entra: también lo quita el servidor
         self._visto = 0                             # número de la última línea recibida; de `recibir`
         self._bandeja = sesion.Bandeja(ajustes.cada_acuse)      # lo escrito y aún no aceptado; de `enviar`, como lo que sigue
         self._abierta = None                        # la conexión que hay, se haya entrado ya o no
@@ -92,11 +96,13 @@ class Charla:
         self._clave = ajustes.clave                 # la última que se ha probado
         self._clave_enviada = False                 # por esta conexión
         self._claves_tecleadas = 0
+        self._proxima_pregunta = None               # instante en que preguntar por lo enviado y no aceptado
         self._pide_clave = False                    # la línea siguiente es la clave
         self._interrumpida = False                  # hay que irse; lo pone el hilo principal, por Ctrl+C, o `recibir`
         self._respuesta = None                      # (recibidos, retomada), lo que dijo el servidor; de `recibir`
         self._limite_entrada = 0.0                  # instante en que se deja de esperar a entrar; de `recibir`
         self._dentro = False                        # si por esta conexión se ha entrado; de `recibir`
+        self._rechazo = ''                          # lo último que se dijo al no dejarnos entrar; de `recibir`
         self._reintento = None                      # instante del próximo intento de conexión; lo pone `recibir`
         self._nicks = {nick: None}                  # los que se han visto, para completar; los pone `recibir`
         self._aviso, self._timbre = socket.socketpair()     # saca a `enviar` de su espera
@@ -144,10 +150,11 @@ class Charla:
         """Lee el teclado y envía lo pendiente, según se pueda una cosa u otra."""
         self._encolar(self._pantalla.leidas())
         while not self.fin.is_set():
+            self._preguntar_si_toca()
             self._pantalla.refrescar(self._estado())
             leer = [self._aviso] + [self._pantalla] * self._quiere_leer()
             escribir = [self._conexion] if self._conexion and self._bandeja.hay_que_enviar() else []
-            listos, puede, _ = select.select(leer, escribir, [], self._hasta_el_segundo_siguiente())
+            listos, puede, _ = select.select(leer, escribir, [], self._espera_maxima())
             if puede:
                 self._enviar_algo()
             if self._pantalla in listos:
@@ -169,13 +176,14 @@ class Charla:
             if self._pide_clave:
                 self._teclear_clave(linea)
                 continue
-            clase, texto = protocolo.interpretar(linea, ())
+            clase, texto = protocolo.interpretar(linea, (self._prefijo, protocolo.prefijo(self._nick)))
             if clase == protocolo.SALIDA:
                 self._marcharse()
                 return
             if clase == protocolo.LARGO:
                 self._pantalla.decir(protocolo.aviso_largo(texto))
                 self._pantalla.devolver(linea)
+                self.codigo = 0 if self._pantalla.hay_persona else 1    # un guion ha de saber que algo no se envió
             elif clase == protocolo.PULSO:
                 self._pantalla.decir(f'{texto} es una señal entre programas: no se envía.')
             elif clase != protocolo.NADA:
@@ -186,7 +194,7 @@ class Charla:
         if self._pantalla.agotada:
             self._marcharse()
             if self._pide_clave and not self._pantalla.hay_persona:
-                self._renunciar()
+                self._renunciar(SIN_CLAVE)
 
     def _olvidar_sobrantes(self):
         maximo = self._ajustes.max_pendientes
@@ -203,6 +211,8 @@ class Charla:
             self.fin.set()
 
     def _enviar_algo(self):
+        if self._proxima_pregunta is None:
+            self._proxima_pregunta = time.monotonic() + self._ajustes.silencio
         try:
             self._bandeja.enviados(self._conexion.send(self._bandeja.siguiente()))
         except BlockingIOError:
@@ -233,6 +243,8 @@ class Charla:
 
     def _al_aceptar(self, recibidos):
         self._bandeja.aceptar(recibidos)
+        if not self._bandeja:
+            self._proxima_pregunta = None
 
     def _al_callar(self):
         self._bandeja.preguntar()
@@ -246,7 +258,7 @@ class Charla:
             self._pantalla.ocultar(True)
             self._pantalla.decir('Esta sala tiene clave. Escríbela (no se verá) y pulsa Enter.')
         elif self._pantalla.hay_persona or self._clave or (self._saliendo and len(self._bandeja) == 1):
-            self._renunciar()
+            self._renunciar(SIN_CLAVE)
         elif self._bandeja:
             self._teclear_clave(self._bandeja.sacar())
         else:
@@ -262,8 +274,8 @@ class Charla:
         self._clave = linea
         self._enviar_clave()
 
-    def _renunciar(self):
-        self._pantalla.decir('Sin la clave de la sala no se puede entrar. Se puede dar en la variable CHAT_CLAVE.')
+    def _renunciar(self, motivo):
+        self._pantalla.decir(motivo)
         self.codigo = 1
         self.fin.set()
 
@@ -298,12 +310,20 @@ class Charla:
         espera = self._bandeja.sin_salir() if self._conexion else len(self._bandeja)
         return f'[{estado}, {espera} por enviar] ' if espera > bool(self._conexion) else f'[{estado}] '
 
-    def _hasta_el_segundo_siguiente(self):
-        """Cuánto falta para que cambie la cuenta atrás de `_estado`; `None` si no la hay."""
-        reintento = self._reintento
-        if self._conexion or reintento is None or not self._pantalla.hay_persona:
+    def _preguntar_si_toca(self):
+        """De lo que sale se quiere saber pronto si llegó, aunque otros no callen: si el servidor muere, no se repetirá."""
+        if self._conexion and self._proxima_pregunta is not None and time.monotonic() >= self._proxima_pregunta:
+            self._proxima_pregunta = None
+            self._bandeja.preguntar()
+
+    def _espera_maxima(self):
+        """Segundos hasta que haya que preguntar o, sin conexión, hasta que cambie la cuenta atrás; `None`: sin límite."""
+        ahora, reintento = time.monotonic(), self._reintento
+        if self._conexion:
+            return None if self._proxima_pregunta is None else max(0, self._proxima_pregunta - ahora)
+        if reintento is None or not self._pantalla.hay_persona:
             return None
-        return max(0, reintento - time.monotonic()) % 1 + 0.001
+        return max(0, reintento - ahora) % 1 + 0.001
 
     def _completar(self, comienzo):
         """Las palabras que pueden ir en lugar de la última de `comienzo`: comandos, o nicks vistos."""
@@ -330,14 +350,18 @@ class Charla:
             else:
                 self._contar(self._al_conectar, conexion)
                 self._limite_entrada = min(limite, time.monotonic() + self._ajustes.plazo_entrada)
-                if self._escuchar(conexion):
-                    limite = time.monotonic() + self._espera
-                    pausa, explicado = self._ajustes.pausa_minima, False
+                entrado = self._escuchar(conexion)
                 self._contar(self._al_cortarse)
                 self._atendidos.acquire()
                 if self.fin.is_set():
                     break
-                self._pantalla.decir('Se ha cortado la conexión; intento volver. Lo que escribas se enviará entonces.')
+                if entrado:
+                    self._pantalla.decir('Se ha cortado la conexión; intento volver. Lo que escribas se enviará entonces.')
+                    limite = time.monotonic() + self._espera
+                    pausa, explicado, self._rechazo = self._ajustes.pausa_minima, False, ''
+                elif not explicado:
+                    self._pantalla.decir(f'No he podido entrar. {self._insisto()}')
+                    explicado = True
             queda = limite - time.monotonic()
             if queda <= 0:
                 self._pantalla.decir(f'Lo dejo: no ha habido manera en {self._espera:g} segundos.')
@@ -394,8 +418,8 @@ class Charla:
 
     def _abrir_sesion(self, conexion, linea):
         self._respuesta = sesion.leer_respuesta(linea)
-        if self._respuesta is None:     # un aviso para quien no puede pasar
-            self._mostrar(linea)
+        if self._respuesta is None:
+            self._atender_rechazo(linea)
             return
         _, retomada = self._respuesta
         if retomada:
@@ -409,6 +433,16 @@ class Charla:
             conexion.sendall(protocolo.codificar(self._nick))
         except OSError:
             pass    # se ha cortado: se verá al leer
+
+    def _atender_rechazo(self, linea):
+        """Lo que se dice a quien no puede pasar: se enseña una vez, por muchas que se insista."""
+        if linea == sesion.peticion(self._ficha, self._visto):
+            host, puerto = self._servidor
+            self._contar(self._renunciar, f'En {host}:{puerto} hay un servidor de eco, no una sala. '
+                                          f'Para hablar con él: python cliente.py --eco --puerto {puerto}')
+        elif linea != self._rechazo:
+            self._rechazo = linea
+            self._mostrar(linea)
 
     def _entrar(self, conexion):
         self._dentro = True
@@ -429,6 +463,10 @@ class Charla:
             self._nick = nick or self._nick
             self._apuntar_nicks(linea)
             self._mostrar(linea)
+            if linea == protocolo.aviso(protocolo.despedida(self._nick)):
+                self._contar(self.fin.set)      # el servidor ha entendido que nos vamos, lo hayamos dicho como sea
+            elif linea == protocolo.aviso(protocolo.SIN_CLAVE):
+                self._contar(self._renunciar, SIN_CLAVE)
         self._visto = numero or self._visto
 
     def _mostrar(self, linea):
@@ -447,13 +485,16 @@ class Charla:
 
     def _explicar(self, error):
         host, puerto = self._servidor
-        insisto = 'Sigo intentándolo; Ctrl+C para dejarlo.' if self._espera == float('inf') else \
-            f'Lo intento durante {self._espera:g} segundos.'
         if isinstance(error, (socket.gaierror, UnicodeError)):
-            return f'No encuentro la máquina «{host}»: ¿está bien escrita? {insisto}'
+            return f'No encuentro la máquina «{host}»: ¿está bien escrita? {self._insisto()}'
         opcion = '' if puerto == PUERTO else f' --puerto {puerto}'
         return f'No hay ningún servidor en {host}:{puerto}. Para arrancarlo, en otra terminal: ' \
-               f'python server.py{opcion} — {insisto}'
+               f'python server.py{opcion} — {self._insisto()}'
+
+    def _insisto(self):
+        if self._espera == float('inf'):
+            return 'Sigo intentándolo; Ctrl+C para dejarlo.'
+        return f'Lo intento durante {self._espera:g} segundos.'
 
 
 def recibir_algo(conexion, plazo):

@@ -51,6 +51,7 @@ class AjustesServidor:
     pausa_clave: float = 1.0            # tras cada una: probar muchas ha de ser lento
     plazo_ausencia: float = 30.0        # tras un corte, antes de dar a alguien por ido: un ascensor, un cambio de red
     max_ausentes: int = 1000            # sesiones sin conexión que se recuerdan; cada una ocupa un KiB
+    max_ausentes_por_ip: int = 500      # de una misma dirección: una sola no debe echar a las demás
     latido: float = 3.0                 # cada cuánto se dice a un programa frenado por su ritmo que se le sigue oyendo
     plazo_cierre: float = 2.0           # para que quien se va, o el servidor al cerrar, vacíe lo pendiente
     pausa_sin_recursos: float = 0.5     # entre intentos de aceptar cuando no quedan descriptores o hilos
@@ -148,7 +149,7 @@ def _ayuda(programa, descripcion, opciones):
     lineas = [f'Uso: python {programa} [opciones]', '', descripcion, '', 'Opciones:']
     for campo in opciones:
         nombre = '--' + campo.name.replace('_', '-')
-        valor = '' if campo.type is bool else ' ' + campo.name.split('_')[-1].upper()
+        valor = '' if campo.type is bool else f' {campo.name[0].upper()}' if campo.type is str else ' N'
         defecto = '' if campo.default in (None, False) else f' (por omisión, {campo.default:g})' \
             if campo.type is not str else f' (por omisión, {campo.default})'
         lineas.append(f'  {nombre + valor:<26}{campo.metadata["ayuda"]}{defecto}')

@@ -50,7 +50,8 @@ class Lector:
     def __init__(self, cliente, espera_marco):
         self._cliente, self._socket = cliente, cliente.lectora.socket
         self._espera_marco = espera_marco       # segundos
-        self._lecturas, self._limite_marco = [], None       # lo leído sin saber aún qué marco es
+        self._lecturas, self._primeros = [], bytearray()    # lo leído sin saber aún qué marco es, y lo mismo junto
+        self._limite_marco = None
         self._marco = None
         self._leidas = collections.deque()      # líneas que han llegado y nadie ha pedido
         self._acabada = False                   # no llegará nada más
@@ -97,12 +98,13 @@ class Lector:
             if not self._lecturas:
                 self._limite_marco = time.monotonic() + self._espera_marco
             self._lecturas.append(datos)
+            self._primeros += datos
             self._reconocer(silencio=False)
         if not datos:
             self._acabar()
 
     def _reconocer(self, silencio):
-        marco = protocolo.reconocer(b''.join(self._lecturas), silencio)
+        marco = protocolo.reconocer(self._primeros, silencio)
         if marco is not None:
             self._enmarcar(marco)
 
@@ -184,7 +186,7 @@ def pedir_clave(cliente, conexion, sala, lector):
             raise Adios('Hasta luego.')
         conexion.fin.wait(ajustes.pausa_clave)
         sala.decir(cliente, aviso('Clave incorrecta.'))
-    raise Adios('Sin la clave no se puede entrar. Adiós.')
+    raise Adios(protocolo.SIN_CLAVE)
 
 
 def abrir_sesion(cliente, conexion, sala, linea):
@@ -195,7 +197,7 @@ def abrir_sesion(cliente, conexion, sala, linea):
     cliente.ficha, visto = peticion
     reclamada = sala.reclamar(cliente.ficha, conexion)
     if reclamada is None:
-        sala.decir_sin_numero(cliente, sesion.respuesta(0, retomada=False))
+        sala.decir(cliente, sesion.respuesta(0, retomada=False))
         cliente.marco = protocolo.Numeradas
         return None
     retomado, anterior = reclamada
@@ -226,13 +228,14 @@ def conversar(cliente, conexion, sala, lineas):
         if clase == protocolo.PULSO:
             sala.acusar(cliente)
             continue
-        cliente.recibidos += 1
         if clase == protocolo.SALIDA:
-            raise Adios(f'Hasta luego, {cliente.nick}.')
+            cliente.recibidos += 1
+            raise Adios(protocolo.despedida(cliente.nick))
         if clase == protocolo.LARGO:
             sala.decir(cliente, aviso(protocolo.aviso_largo(texto)))
         elif clase == protocolo.COMANDO:
             obedecer(cliente, sala, texto)
+        cliente.recibidos += 1
     publicar(cliente, conexion, sala, mensajes)
 
 
@@ -346,7 +349,8 @@ def _privado(cliente, sala, argumento):
         sala.decir(cliente, aviso(f'No hay nadie que se llame {nick}. /usuarios dice quién está.'))
     else:
         sala.decir(destino, protocolo.privado(cliente.nick, texto.strip()))
-        sala.decir(cliente, aviso(f'Enviado a {destino.nick} en privado.'))
+        espera = ' Está reconectando: lo recibirá si vuelve.' * sala.se_ha_cortado(destino)
+        sala.decir(cliente, aviso(f'Enviado a {destino.nick} en privado.{espera}'))
 
 
 # /salir no está: termina la conversación, y eso lo hace `conversar`.

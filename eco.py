@@ -100,5 +100,5 @@ def _ida_y_vuelta(conexion, texto):
         raise ConnectionAbortedError('el servidor ha cerrado') from error
     tiempo = f'{(time.perf_counter() - salida) * 1000:.2f}'.replace('.', ',')
     recibido = protocolo.limpiar(vuelta.decode('utf-8', 'replace'))
-    distinto = '' if vuelta == ida else ', y no es lo que se envió'
+    distinto = '' if vuelta == ida else ', y no es lo que se envió: ¿es un servidor de eco?'
     return f'{recibido} ({tiempo} ms{distinto})'

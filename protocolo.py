@@ -28,6 +28,7 @@ _SIN_TINTA = r'\s\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u2060-\u2064\
 _VACIO = re.compile(f'[{_SIN_TINTA}]*')
 _ORILLAS = re.compile(f'^[{_SIN_TINTA}]+|[{_SIN_TINTA}]+$')
 _CON_PREFIJO = re.compile(r'\[([^\]]*)\] ?(.*)')
+_PREFIJO = re.compile(r'\[[^\]]*\]')
 _FUERA_DE_NICK = re.compile(rf'[^\w.-]|[{_SIN_TINTA}]')
 
 
@@ -171,7 +172,7 @@ class Crudo(Lineas):
     def __init__(self):
         super().__init__()
         self._descodificador = codecs.getincrementaldecoder('utf-8')('replace')     # guarda media letra si la hay
-        self._costura = None
+        self._prefijo = None        # el del primer mensaje; '' si no lo tenía
 
     def recibir(self, datos):
         return self._separar(self._descodificador.decode(datos))
@@ -181,10 +182,16 @@ class Crudo(Lineas):
 
     def _separar(self, texto):
         lineas = [limpiar(linea) for linea in texto.split('\n') if linea]
-        if self._costura is None and lineas:
-            prefijo = re.match(r'\[[^\]]*\]', lineas[0])
-            self._costura = re.compile(f'(?={re.escape(prefijo[0])})' if prefijo else '(?!)')
-        return [mensaje for linea in lineas for mensaje in self._costura.split(linea) if mensaje]
+        if self._prefijo is None and lineas:
+            prefijo = _PREFIJO.match(lineas[0])
+            self._prefijo = prefijo[0] if prefijo else ''
+        return [mensaje for linea in lineas for mensaje in self._por_las_costuras(linea) if mensaje]
+
+    def _por_las_costuras(self, linea):
+        if not self._prefijo:
+            return [linea]
+        primero, *otros = linea.split(self._prefijo)
+        return [primero, *(self._prefijo + texto for texto in otros)]
 
 
 def reconocer(primeros, silencio):
@@ -224,20 +231,21 @@ def interpretar(linea, prefijos):
     `prefijos` son los suyos, como `('[ana] ',)`: si la línea empieza por uno, se le quita.
     Clases: `MENSAJE`, `COMANDO` (con su barra), `SALIDA`, `PULSO`, `LARGO` (pasa de `TAM_BUFFER` caracteres) y `NADA`.
     """
-    if linea.startswith(prefijos):
+    con_prefijo = linea.startswith(prefijos)
+    if con_prefijo:
         linea = linea[len(next(filter(linea.startswith, prefijos))):]
     texto = linea.rstrip()
     if '0' <= texto[:1] <= 'z' and len(texto) <= TAM_BUFFER:
         return MENSAJE, texto       # casi siempre: un texto corriente no necesita más preguntas, y así cuesta la mitad
     if texto[:1] in '/#':
-        return _interpretar_especial(texto)
+        return _interpretar_especial(texto, con_prefijo)
     return _medir(MENSAJE, texto)
 
 
-def _interpretar_especial(texto):
+def _interpretar_especial(texto, con_prefijo):
     if es_salida(texto):
         return SALIDA, texto
-    if texto == VIVO:
+    if texto == VIVO and not con_prefijo:   # un programa no se lo pone
         return PULSO, texto
     if texto.startswith('//'):
         return _medir(MENSAJE, texto[1:])
@@ -261,9 +269,13 @@ def vacio(texto):
 
 
 def presentacion(linea):
-    """La primera línea de un cliente, `nick` o `[nick] texto`: devuelve `(nick sin arreglar, texto o '')`."""
+    """La primera línea de un cliente, `nick` o `[nick] texto`: devuelve `(nick sin arreglar, texto o '')`.
+
+    Del nick, solo el principio: se guarda mientras dure la sesión, y arreglar uno de 64 KiB llevaría medio minuto.
+    """
     con_prefijo = _CON_PREFIJO.fullmatch(linea.strip())
-    return con_prefijo.groups() if con_prefijo else (linea, '')
+    nick, texto = con_prefijo.groups() if con_prefijo else (linea, '')
+    return nick[:TAM_BUFFER], texto
 
 
 def aviso_largo(texto):
@@ -278,7 +290,7 @@ def arreglar_nick(texto):
 
     Devuelve `''` si no queda nada. La cadena que devuelve ya no cambia si se arregla otra vez.
     """
-    texto = unicodedata.normalize('NFC', _ORILLAS.sub('', limpiar(texto)))
+    texto = unicodedata.normalize('NFC', _ORILLAS.sub('', limpiar(texto)[:TAM_BUFFER]))
     return _FUERA_DE_NICK.sub('_', texto)[:TAM_NICK]
 
 
@@ -368,6 +380,14 @@ def pregunta(que):
 def pregunta_a_programa(que):
     """La misma pregunta en una sesión: una línea que una persona no ve."""
     return f'#{que.upper()}'
+
+
+SIN_CLAVE = 'Sin la clave no se puede entrar. Adiós.'
+
+
+def despedida(nick):
+    """Lo último que se dice a quien se va porque quiere."""
+    return f'Hasta luego, {nick}.'
 
 
 def aviso_de_nick(nick):

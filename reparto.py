@@ -267,7 +267,7 @@ class Repartidor:
             vieja = self._tandas.popleft()
             self._memoria -= vieja.peso
             for cliente, vista in vieja.vistas.items():
-                if cliente.cursor is not None and cliente.cursor <= vieja.numero:
+                if cliente.cursor is not None and cliente.cursor <= vieja.numero and not self._acaba_antes(cliente, vieja):
                     cliente.linea += vieja.lineas - vista.lineas    # lo suyo no es una pérdida
 
     def _datos_para(self, cliente, tanda):
@@ -361,10 +361,16 @@ class Repartidor:
     def _saltar_lo_olvidado(self, cliente):
         primera = self._tandas[0]
         if cliente.cursor < primera.numero:
-            perdidas = primera.linea - cliente.linea
+            if self._acaba_antes(cliente, primera):     # lo posterior a su salida no lo pierde
+                perdidas, ultima = cliente.lineas - cliente.linea, cliente.hasta
+            else:
+                perdidas, ultima = primera.linea - cliente.linea, primera.primera - 1
             cliente.cursor, cliente.desplazamiento, cliente.linea = primera.numero, 0, primera.linea
-            if cliente.ultima is None or cliente.ultima >= primera.numero:      # no lo posterior a su salida
-                self._contar_perdidas(cliente, perdidas, primera.primera - 1)
+            self._contar_perdidas(cliente, perdidas, ultima)
+
+    @staticmethod
+    def _acaba_antes(cliente, tanda):
+        return cliente.ultima is not None and cliente.ultima < tanda.numero
 
     def _contar_perdidas(self, cliente, perdidas, ultima):
         if perdidas > 0:
@@ -421,7 +427,7 @@ class Repartidor:
         """Su hilo ha terminado: cuando haya recibido hasta esta tanda, se cierra."""
         if cliente.ultima is not None:      # se fue antes, y volvió solo a ver el final
             return
-        cliente.ultima, cliente.hasta = tanda.numero, paso.numero
+        cliente.ultima, cliente.hasta, cliente.lineas = tanda.numero, paso.numero, tanda.linea + tanda.lineas
         self._al_dia.pop(cliente, None)
         self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
         if cliente.roto:

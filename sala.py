@@ -41,7 +41,8 @@ class Cliente:
     """
 
     __slots__ = ('nick', 'prefijos', 'marco', 'ficha', 'recibidos', 'freno', 'lectora', 'terminado',
-                 'conexion', 'dentro', 'roto', 'cursor', 'desplazamiento', 'linea', 'resto', 'desde', 'hasta', 'ultima')
+                 'conexion', 'dentro', 'roto', 'cursor', 'desplazamiento', 'linea', 'resto', 'desde', 'hasta', 'ultima',
+                 'lineas')
 
     def __init__(self, conexion=None):
         self.nick = ''
@@ -62,6 +63,7 @@ class Cliente:
         self.desde = 0              # número de la última línea anterior a su entrada
         self.hasta = 0              # número de la última línea cuando se cortó
         self.ultima = None          # tanda con su despedida: tras ella se cierra
+        self.lineas = 0             # cuántas líneas de la sala hubo hasta el final de esa tanda
 
 
 ENTRA, SALE, CORTE, VUELTA = 'entra', 'sale', 'corte', 'vuelta'
@@ -102,7 +104,8 @@ class Sala:
         self._presentes = {}                        # clave del nick → cliente
         self._sesiones = {}                         # ficha → cliente
         self._ausentes = {}                         # cliente que se ha cortado → instante en que se le da por ido
-        self._idos = {}                             # clientes que se fueron y aún podrían volver; no importa su valor
+        self._apartados = {}                        # los de sesiones sin conexión, por antigüedad; no importa su valor
+        self._apartados_por_ip = {}                 # los mismos, por la dirección desde la que estaban
         self._lista = []                            # entradas que esperan al Repartidor
         self._pendiente = 0                         # bytes de la lista
         self._historial = collections.deque()       # últimas líneas de mensajes, para quien entre
@@ -177,6 +180,8 @@ class Sala:
                 self._anadir(Entrada(codificar(protocolo.aviso_cambio(anterior, cliente.nick)), autor=cliente))
             self._anadir(Entrada(codificar('\n'.join(avisos)), len(avisos), destino=cliente))
         self._avisar_repartidor()
+        if cliente.nick != anterior:
+            self.anotar(f'= {anterior} ({cliente.lectora}) ahora es {cliente.nick}')
         return True
 
     def _poner_nick(self, cliente, nick, pedido):
@@ -204,7 +209,7 @@ class Sala:
                 relevado = cliente.lectora is not conexion
                 if not relevado:
                     self._ausentes[cliente] = time.monotonic() + self.ajustes.plazo_ausencia
-                    self._limitar_ausentes()
+                    self._apartar(cliente)
             else:
                 estaba = self._sacar(cliente)
                 self._despedir(cliente, conexion, despedida)
@@ -219,10 +224,9 @@ class Sala:
         lineas = [sesion.acuse(cliente.recibidos)] if cliente.ficha and cliente.nick else []
         lineas += [aviso(despedida)] if despedida else []
         datos = codificar('\n'.join(lineas)) if lineas else b''
-        self._anadir(Entrada(datos, len(lineas), destino=cliente, paso=SALE, conexion=conexion))
+        self._anadir(Entrada(datos, self._lineas(cliente, len(lineas)), destino=cliente, paso=SALE, conexion=conexion))
         if self._tiene_sesion(cliente):
-            self._idos[cliente] = None      # por si la despedida no le llegara
-            self._limitar_ausentes()
+            self._apartar(cliente)      # por si la despedida no le llegara
         cliente.terminado = True
 
     def _tiene_sesion(self, cliente):
@@ -246,9 +250,8 @@ class Sala:
             cliente = self._sesiones.get(ficha)
             if cliente is None:
                 return None
+            self._recuperar(cliente)
             anterior, cliente.lectora = cliente.lectora, conexion
-            self._ausentes.pop(cliente, None)
-            self._idos.pop(cliente, None)
         return cliente, anterior
 
     def retomar(self, cliente, conexion, visto):
@@ -273,18 +276,31 @@ class Sala:
                     return vence
                 del self._ausentes[cliente]
                 self._sacar(cliente)
-                self._idos[cliente] = None
                 presentes = len(self._presentes)
             self.anotar(f'- {cliente.nick} ({cliente.lectora}) sale; quedan {presentes}')
         return None
 
-    def _limitar_ausentes(self):
-        """La memoria de las sesiones sin conexión está acotada: se olvida la que lleva más tiempo así."""
-        if len(self._ausentes) + len(self._idos) > self.ajustes.max_ausentes:
-            cuales = self._idos or self._ausentes
-            cliente = next(iter(cuales))
-            del cuales[cliente], self._sesiones[cliente.ficha]
-            self._sacar(cliente)
+    def _apartar(self, cliente):
+        """Guarda su sesión sin conexión, y olvida la que lleve más tiempo así si pasan del límite: el de su dirección,
+        para que nadie eche a los demás, o el de todas."""
+        suyos = self._apartados_por_ip.setdefault(cliente.lectora.direccion[0], {})
+        self._apartados[cliente] = suyos[cliente] = None
+        for cuales, maximo in ((suyos, self.ajustes.max_ausentes_por_ip), (self._apartados, self.ajustes.max_ausentes)):
+            if len(cuales) > maximo:
+                olvidado = next(iter(cuales))
+                self._recuperar(olvidado)
+                del self._sesiones[olvidado.ficha]
+                self._sacar(olvidado)
+
+    def _recuperar(self, cliente):
+        """Su sesión ya no es de las que no tienen conexión."""
+        direccion = cliente.lectora.direccion[0]
+        suyos = self._apartados_por_ip.get(direccion, {})
+        if cliente in suyos:
+            del suyos[cliente], self._apartados[cliente]
+            self._ausentes.pop(cliente, None)
+            if not suyos:
+                del self._apartados_por_ip[direccion]
 
     # Lo que se dice
 
@@ -294,7 +310,7 @@ class Sala:
         lineas = [prefijo + texto for texto in textos]
         entrada = Entrada(codificar('\n'.join(lineas)), len(lineas), autor=cliente)
         with self._hueco:
-            self._hueco.wait_for(self._hay_hueco)
+            self._esperar_hueco()
             self._anadir(entrada)
             self.mensajes += len(lineas)
             self._historial.extend(lineas[-self.ajustes.historial:] if self.ajustes.historial else ())
@@ -304,11 +320,12 @@ class Sala:
 
     def decir(self, cliente, linea):
         """Añade una línea que solo recibe `cliente`."""
-        self._decir(Entrada(codificar(linea), destino=cliente))
+        self._decir(Entrada(codificar(linea), self._lineas(cliente, 1), destino=cliente))
 
-    def decir_sin_numero(self, cliente, linea):
-        """Lo mismo, antes de que su sesión empiece."""
-        self._decir(Entrada(codificar(linea), 0, destino=cliente))
+    @staticmethod
+    def _lineas(cliente, cuantas):
+        """Las de una sesión que aún no ha entrado no se numeran: si al final entra por otra conexión, no las habrá visto."""
+        return 0 if cliente.ficha and not cliente.nick else cuantas
 
     def preguntar(self, cliente, que):
         """Le pregunta su nick o la clave; sin fin de línea si es una persona con `nc`."""
@@ -325,7 +342,7 @@ class Sala:
 
     def _decir(self, entrada):
         with self._hueco:
-            self._hueco.wait_for(self._hay_hueco)
+            self._esperar_hueco()
             self._anadir(entrada)
         self._avisar_repartidor()
 
@@ -333,6 +350,10 @@ class Sala:
         """El cliente que tiene ese nick, o `None`."""
         with self._cerrojo:
             return self._presentes.get(protocolo.clave_nick(nick))
+
+    def se_ha_cortado(self, cliente):
+        """Si está en la sala, pero sin conexión."""
+        return cliente in self._ausentes    # una sola consulta: no necesita el cerrojo
 
     def describir_presentes(self, cuantos=200):
         """Una frase con quién está: los `cuantos` primeros."""
@@ -354,6 +375,12 @@ class Sala:
         self._pendiente += len(entrada.datos)
         if self._hay_bastante():
             self._bastante.notify()
+
+    def _esperar_hueco(self):
+        """Para los lectores. Tras el aviso de cierre no se acepta nada: podría no quedar nadie que lo oyera."""
+        self._hueco.wait_for(self._hay_hueco)
+        if self.cerrada.is_set():
+            raise Adios
 
     def _hay_hueco(self):
         return self._pendiente <= self.ajustes.max_pendiente or self.cerrada.is_set()

@@ -116,7 +116,7 @@ class Servidor:
             ajustes.host, ajustes.puerto, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self._escucha = socket.create_server(direccion, family=familia, backlog=4096)
         self._escucha.setblocking(False)
-        self._reserva = os.open(os.devnull, os.O_RDONLY)    # para poder decir que no caben más
+        self._reserva = reservar_descriptor()    # para poder decir que no caben más
         self.direccion = self._escucha.getsockname()[:2]
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._escucha, selectors.EVENT_READ, self._aceptar)
@@ -167,7 +167,7 @@ class Servidor:
 
     def _rechazar(self):
         """Sin descriptores, con el de reserva: quien espera en la puerta sabe al menos por qué no entra."""
-        os.close(self._reserva)
+        soltar_descriptor(self._reserva)
         for _ in range(self.RECHAZOS):
             try:
                 rechazado, _ = self._escucha.accept()
@@ -175,7 +175,7 @@ class Servidor:
                 break   # no queda nadie en la puerta
             with rechazado:
                 decir_y_cerrar(rechazado, 'El servidor no admite más conexiones. Prueba dentro de un rato.')
-        self._reserva = os.open(os.devnull, os.O_RDONLY)
+        self._reserva = reservar_descriptor()
 
     def _descansar(self):
         """Deja de aceptar un momento: sin recursos, insistir solo gasta procesador. Parar interrumpe el descanso."""
@@ -189,7 +189,7 @@ class Servidor:
         """Avisa a todos, espera a que reciban lo pendiente (`plazo_cierre` a lo sumo) y acaba con cada hilo y socket."""
         fin = time.monotonic() + self.ajustes.plazo_cierre
         self._escucha.close()
-        os.close(self._reserva)
+        soltar_descriptor(self._reserva)
         self.sala.cerrar('El servidor se cierra. Hasta luego.')
         conexiones = self.sala.conexiones()
         for conexion in conexiones:
@@ -222,6 +222,19 @@ def preparar_conexion(conexion, keepalive):
                 conexion.setsockopt(nivel, getattr(socket, nombre), valor)
             except OSError:
                 pass    # ya cerrada por el otro lado: lo verá su hilo
+
+
+def reservar_descriptor():
+    """Uno cualquiera; `None` si no los hay."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return None     # los que faltan son de toda la máquina, y otro programa se lo ha llevado
+
+
+def soltar_descriptor(descriptor):
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def decir_y_cerrar(rechazado, texto):

@@ -1,10 +1,10 @@
 """Sesiones: lo que se dicen los programas, y ninguna persona ve, para que un corte no pierda ni repita nada.
 
     cliente → servidor    #SESION <ficha> <visto>                   al conectar: quién soy y hasta qué línea recibí
-    servidor → cliente    #SESION <recibidos> nueva|retomada        cuántas líneas tuyas tengo; desde aquí, con número
+    servidor → cliente    #SESION <recibidos> nueva|retomada        cuántas líneas tuyas tengo; desde que se entra, con número
     cliente → servidor    #VIVO                                     ¿sigues ahí? ¿cuántas has aceptado?
     servidor → cliente    <n> #VIVO <recibidos>
-    servidor → cliente    <n> #NICK, <n> #CLAVE                     tu línea siguiente ha de ser eso
+    servidor → cliente    #NICK, #CLAVE                             tu línea siguiente ha de ser eso
 
 Cada lado sabe así hasta dónde llegó el otro: el servidor reenvía lo posterior a `visto`; el cliente, lo posterior a
 `recibidos`, que guarda en su `Bandeja`. Sin E/S, como `protocolo.py`.

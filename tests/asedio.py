@@ -39,6 +39,7 @@ _CONSOLA = [re.compile(forma) for forma in (
     r'Escuchando en 127\.0\.0\.1:\d+ \(Ctrl\+C para terminar\)\.',
     rf'(?P<signo>\+) {_QUIEN} entra; hay \d+', rf'(?P<signo>-) {_QUIEN} sale; quedan \d+',
     rf'(?P<signo>~) {_QUIEN} se corta; se le espera \d+ s', rf'(?P<signo>~) {_QUIEN} vuelve',
+    rf'= {_QUIEN} ahora es ({_NICK})',
     r'No puedo (aceptar más conexiones|crear más hilos)\b.*', r'Fin: personas \d+, mensajes \d+, entregas \d+\.')]
 _MENSAJE_MOSTRADO = re.compile(rf'\[({_NICK})\] .*')
 
@@ -284,7 +285,7 @@ class Sesion(Hostil):
 
     def __init__(self, direccion, ficha=None, visto=0, **opciones):
         super().__init__(direccion, **opciones)
-        self.ficha, self.visto = ficha or secrets.token_hex(16), visto
+        self.ficha, self.visto, self._antes = ficha or secrets.token_hex(16), visto, visto
         self.decir(f'#SESION {self.ficha} {visto}')
         respuesta = super().linea().removeprefix('Nick: ')
         partes = re.fullmatch(r'#SESION (\d+) (nueva|retomada)', respuesta)
@@ -292,7 +293,10 @@ class Sesion(Hostil):
         self.recibidos, self.retomada = int(partes[1]), partes[2] == 'retomada'
 
     def linea(self):
-        numero, _, linea = super().linea().partition(' ')
+        entera = super().linea()
+        if self.visto == self._antes and entera[0] in '*#':     # aún no ha entrado
+            return entera
+        numero, _, linea = entera.partition(' ')
         assert numero.isdecimal() and int(numero) > self.visto, f'tras la {self.visto}, la {numero} {linea!r}'
         self.visto = int(numero)
         return linea

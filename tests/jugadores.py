@@ -174,7 +174,7 @@ class Formal(Jugador):
             Dicho('/baila', respuestas=(r'\* Comando desconocido: /baila\..*',)),
             Dicho(f'/nick {nuevo}', respuestas=(rf'\* Tu nick es {nuevo}(_\d+)?',)),
             *[Dicho(f'/privado {otro} {texto}', texto, (
-                r'\* Enviado a \S+ en privado\.|\* No hay nadie que se llame .*',), otro)] * 4])
+                r'\* Enviado a \S+ en privado\.( Está .*)?|\* No hay nadie que se llame .*',), otro)] * 4])
 
     def apuntar(self, dicho):
         self.vida.dichos.append(dicho)
@@ -412,8 +412,7 @@ class Sesion(Formal):
         if self._fase == 'saludo':
             self._saludar(datos)
             return
-        if self._fase == 'nick' and re.fullmatch(rb'\d+ #CLAVE', datos):
-            self._avanzar(int(datos.split()[0]), '#CLAVE')
+        if self._fase == 'nick' and datos == b'#CLAVE':
             self.conexion.enviar(self.enmarcar(*self.mesa.claves))
             return
         linea = leer_linea(datos, self.vida, con_numero=True)
@@ -560,5 +559,5 @@ class Roto(Jugador):
 
     def recibir(self, conexion, datos):
         datos = PREGUNTAS.sub(b'', datos)
-        if not re.fullmatch(rb'#SESION \d+ (nueva|retomada)|#VIVO \d+|\d+ #(CLAVE|NICK)', datos):
+        if not re.fullmatch(rb'#SESION \d+ (nueva|retomada)|#VIVO \d+|#(CLAVE|NICK)', datos):
             leer_linea(datos, self.nick, con_numero=datos[:1].isdigit())

@@ -330,6 +330,7 @@ def test_tras_tres_claves_malas_se_deja(con_clave, lanzar):
         luis.esperar('Esta sala tiene clave', veces=vez)
         luis.escribir('mala\n')
     luis.esperar('Sin la clave de la sala no se puede entrar')
+    assert "Se ha cortado" not in luis.todo and "reiniciado" not in luis.todo
     assert luis.acabar() == 1
 
 
@@ -400,3 +401,78 @@ def test_un_servidor_callado_pero_vivo_no_se_da_por_perdido(arrancar, monkeypatc
         charla.fin.set()
         charla.terminar()
     assert preguntas[0] is not None and set(preguntas) == {preguntas[0]}
+
+
+# ── Desacuerdos ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.mark.parametrize('despedida', ['[bot] /salir', '[bot] #LOGOUT'])
+def test_despedirse_con_el_prefijo_propio_es_despedirse(arrancar, lanzar, despedida):
+    _, puerto = arrancar()
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    bot.escribir(f'uno\n{despedida}\n')
+    assert bot.acabar() == 0
+    assert '* Hasta luego, bot.' in bot.salida and 'Se ha cortado' not in bot.errores
+
+
+def test_si_el_servidor_entiende_que_alguien_se_va_no_se_vuelve(arrancar, lanzar):
+    _, puerto = arrancar()
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    bot.escribir('/nick otro\n[otro] /salir\n')     # el cliente no sabe aún que ya se llama así
+    assert bot.acabar() == 0
+    assert '* Hasta luego, otro.' in bot.salida and 'Se ha cortado' not in bot.errores
+
+
+def test_ante_un_servidor_de_eco_se_dice_lo_que_es(arrancar, lanzar):
+    _, puerto = arrancar('--eco')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot')
+    assert bot.acabar() == 1
+    assert 'hay un servidor de eco' in bot.errores and '#SESION' not in bot.todo
+
+
+def test_un_rechazo_se_dice_una_vez_por_mucho_que_se_insista(arrancar, lanzar, vecino):
+    servidor, puerto = arrancar('--max-clientes', 1)
+    ana = vecino(puerto, 'ana')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
+    bot.esperar('No he podido entrar.')
+    bot.escribir('por fin\n')
+    ana.cerrar()
+    servidor.esperar('+ bot (')
+    bot.cerrar_entrada()
+    assert bot.acabar() == 0
+    assert bot.todo.count('Sala llena') == 1 and 'Se ha cortado' not in bot.errores
+
+
+def test_lo_que_se_envia_se_sabe_pronto_si_llego_aunque_otros_no_callen(arrancar, lanzar, vecino):
+    servidor, puerto = arrancar('--mostrar')
+    ana = vecino(puerto, 'ana')
+    bot = lanzar('cliente.py', '--puerto', puerto, '--nick', 'bot', '--espera', 60)
+    bot.esperar('Hola, bot')
+    bot.escribir('uno\n')
+    ana.esperar('[bot] uno')
+    servidor_mudo = threading.Event()
+
+    def hablar():
+        while not servidor_mudo.wait(0.5):
+            ana.decir('sigo hablando')
+
+    hilo = threading.Thread(target=hablar)
+    hilo.start()
+    try:
+        bot.esperar('sigo hablando', veces=14)      # siete segundos: más que la pregunta, y nunca hubo silencio
+        servidor.enviar_senal(signal.SIGKILL if hasattr(signal, 'SIGKILL') else signal.SIGTERM)
+        servidor.acabar()
+    finally:
+        servidor_mudo.set()
+        hilo.join()
+    otro, _ = arrancar('--mostrar', puerto=puerto)
+    otro.esperar('+ bot (')
+    bot.escribir('dos\n')
+    otro.esperar('[bot] dos')
+    assert '[bot] uno' not in otro.salida
+
+
+def test_un_guion_sabe_por_su_codigo_que_una_linea_no_se_envio(arrancar, lanzar):
+    bot = lanzar('cliente.py', '--puerto', arrancar()[1], '--nick', 'bot')
+    bot.escribir('corta\n' + 'x' * 201 + '\n')
+    bot.cerrar_entrada()
+    assert bot.acabar() == 1 and 'Mensaje no enviado: tiene 201' in bot.errores

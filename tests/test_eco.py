@@ -314,4 +314,4 @@ def test_lo_que_vuelve_cambiado_se_dice():
         hilo.start()
         assert eco.medir_eco(otro.getsockname(), AjustesCliente(), pantalla) == 0
         hilo.join(PLAZO)
-    assert re.fullmatch(r'adi \(\d+,\d\d ms, y no es lo que se envió\)', pantalla.mostrado[0])
+    assert re.fullmatch(r'adi \(\d+,\d\d ms, y no es lo que se envió: ¿es un servidor de eco\?\)', pantalla.mostrado[0])

@@ -103,6 +103,12 @@ def test_la_costura_es_la_del_primer_mensaje():
     assert marco.recibir(b'[Luis] a[Luis] b[Ana] c') == ['[Luis] a[Luis] b', '[Ana] c']
 
 
+def test_un_prefijo_raro_no_hace_trabajar_de_mas():
+    marco = Crudo()
+    marco.recibir(b'[' * 8000 + b'x]')
+    assert marco.recibir(b'[' * 1_000_000) == ['[' * 1_000_000]
+
+
 def test_en_crudo_media_letra_espera_a_su_otra_mitad():
     marco = Crudo()
     ya, luego = 'mañana'.encode()[:3], 'mañana'.encode()[3:]

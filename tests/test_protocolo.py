@@ -372,3 +372,10 @@ def test_lo_posterior_a_una_linea_se_encuentra_aunque_falten_numeros():
 def test_quien_se_ha_cortado_sigue_entre_los_nicks_que_se_completan():
     assert protocolo.presencia('* Están ana (reconectando), luis y 3 más.') == (['ana', 'luis'], [])
     assert protocolo.presencia('* Está ana (reconectando).') == (['ana'], [])
+
+
+@pytest.mark.parametrize('pedido', ['a' + ' ' * 500_000 + 'a', 'a' + '\u0315\u0300' * 250_000])
+def test_un_nick_enorme_no_hace_trabajar_de_mas_ni_se_guarda_entero(pedido):
+    nick, texto = presentacion(pedido)
+    assert len(nick) <= 200 and texto == ''
+    assert len(arreglar_nick(pedido)) <= 20

@@ -1,5 +1,6 @@
 """La sala sin sockets: se publica en ella y se toma su lista, como haría el Repartidor."""
 
+import contextlib
 import threading
 import time
 
@@ -368,12 +369,20 @@ def test_con_la_lista_llena_se_espera_a_que_se_vacie(hablar):
 
 
 @pytest.mark.parametrize('hablar', HABLAR, ids=['publicar', 'decir'])
-def test_con_la_lista_llena_el_cierre_suelta_a_quien_espera(hablar):
-    sala = Sala(AjustesServidor(max_pendiente=1000))
-    hilo = hablar_con_la_lista_llena(sala, lambda ana: hablar(sala, ana))
+def test_con_la_lista_llena_el_cierre_suelta_a_quien_espera_y_no_acepta_lo_suyo(hablar):
+    sala, soltados = Sala(AjustesServidor(max_pendiente=1000)), []
+
+    def hablar_y_soltarse(ana):
+        try:
+            hablar(sala, ana)
+        except Adios:
+            soltados.append(ana)
+
+    hilo = hablar_con_la_lista_llena(sala, hablar_y_soltarse)
     sala.cerrar('Se acabó.')
     hilo.join(PLAZO)
-    assert not hilo.is_alive()
+    assert not hilo.is_alive() and len(soltados) == 1
+    assert 'el que espera' not in ''.join(entrada.datos.decode() for entrada in sala.tomar())
 
 
 def test_con_la_lista_llena_la_memoria_no_crece():
@@ -385,8 +394,9 @@ def test_con_la_lista_llena_la_memoria_no_crece():
     parar = threading.Event()
 
     def publicar(autor):
-        while not parar.is_set():
-            sala.publicar(autor, ['x' * 100])
+        with contextlib.suppress(Adios):
+            while not parar.is_set():
+                sala.publicar(autor, ['x' * 100])
 
     hilos = [threading.Thread(target=publicar, args=(autor,), daemon=True) for autor in autores]
     for hilo in hilos:

@@ -543,6 +543,19 @@ def test_lo_que_dice_el_rezagado_no_cuenta_como_perdido():
         assert atasco.comprobar(lineas[:-1]) == 1 and propios > 40
 
 
+def test_quien_se_va_rezagado_sabe_lo_que_se_perdio_hasta_irse():
+    with servidor(**Atasco.AJUSTES) as charla:
+        atasco = Atasco(charla)
+        atasco.atascar()
+        atasco.lento.decir('/salir')
+        atasco.oyente.hasta('* lento salió.')
+        suyos = atasco.dichos
+        atasco.hablar(1000)
+        lineas = atasco.lento.hasta_el_final()
+        atasco.dichos = suyos + 1       # lo último que se pierde es la despedida
+        assert atasco.comprobar(lineas) and atasco.perdidos(lineas[-1])
+
+
 def test_quien_lee_despacio_sin_pasar_de_la_memoria_lo_recibe_todo():
     with servidor(**{**Atasco.AJUSTES, 'max_memoria': 50_000_000}) as charla:
         atasco = Atasco(charla)

@@ -11,8 +11,8 @@ from tests.utiles import PLAZO, Persona, esperar_a, servidor
 class Sesion:
     """Quien abre una sesión: apunta lo que recibe, con su número, y lo que el servidor dice haber aceptado."""
 
-    def __init__(self, charla, nick=None, ficha=None):
-        self.charla, self.ficha = charla, ficha or secrets.token_hex(16)
+    def __init__(self, charla, nick=None, ficha=None, **conexion):
+        self.charla, self.ficha, self._conexion = charla, ficha or secrets.token_hex(16), conexion
         self.visto, self.lineas, self.acuses = 0, [], []
         self.conectar()
         if nick:
@@ -21,7 +21,7 @@ class Sesion:
             self.hasta(f'* Hola, {nick}')
 
     def conectar(self):
-        self.persona = self.charla.conectar()
+        self.persona = self.charla.conectar(**self._conexion)
         self.persona.decir(f'#SESION {self.ficha} {self.visto}')
         self.respuesta = self.persona.linea()
 
@@ -78,6 +78,37 @@ def test_quien_abre_sesion_ve_numeros_que_crecen_y_los_demas_no(charla, luis):
     assert '[ana] ¿qué tal?' in luis.hasta('[ana] ¿qué tal?')
 
 
+def test_hasta_que_se_entra_nada_lleva_numero():
+    """Quien abandona una conexión a mitad puede acabar entrando por ella, y volver con lo que vio por otra."""
+    with servidor(clave='abc', pausa_clave=0) as charla:
+        luis = charla.conectar()
+        luis.decir('luis', 'abc')
+        luis.hasta(lambda linea: linea.startswith('* Hola, '))
+        lenta, ana = Sesion(charla), None
+        lenta.decir('ana')
+        assert lenta.persona.linea() == '#CLAVE'
+        ana = Sesion(charla, ficha=lenta.ficha)
+        lenta.decir('abc')
+        luis.hasta('* ana entró.')
+        luis.decir('importante')
+        ana.decir('ana')
+        assert ana.persona.linea() == '#CLAVE'
+        ana.decir('mala')
+        assert ana.persona.linea() == '* Clave incorrecta.'
+        assert ana.persona.linea() == '#CLAVE'
+        ana.decir('abc')
+        assert ana.persona.hasta_el_final() == []
+        assert ana.volver() == '#SESION 0 retomada'
+        assert ana.hasta('[luis] importante')[0] == '* Tu nick es ana'
+
+
+def test_una_pregunta_con_el_prefijo_propio_es_un_mensaje_y_cuenta(charla, luis):
+    ana = Sesion(charla, 'ana')
+    ana.decir('uno', '[ana] #VIVO', 'dos')
+    assert luis.hasta('[ana] dos')[-3:] == ['[ana] uno', '[ana] #VIVO', '[ana] dos']
+    assert ana.aceptadas() == 3
+
+
 def test_a_quien_tarda_en_abrir_la_sesion_se_le_pregunta_pero_la_abre():
     with servidor(espera_pregunta=0.01) as charla:
         persona = charla.conectar()
@@ -116,7 +147,7 @@ def test_quien_vuelve_recibe_una_vez_y_en_orden_lo_que_se_dijo_y_nadie_se_entera
     esperar_corte(charla)
     luis.decir('/usuarios', *map(str, range(90)), '/privado ana psst')
     assert luis.hasta(lambda linea: linea.startswith('* Está'))[-1] == '* Están luis, ana (reconectando).'
-    luis.hasta('* Enviado a ana en privado.')
+    luis.hasta('* Enviado a ana en privado. Está reconectando: lo recibirá si vuelve.')
     assert ana.volver() == '#SESION 0 retomada'
     assert ana.hasta('[luis] (privado)') == [f'[luis] {n}' for n in range(90)] + ['[luis] (privado) psst']
     luis.decir('/usuarios', 'después')
@@ -255,6 +286,19 @@ def test_las_sesiones_sin_conexion_estan_acotadas_y_se_olvida_la_mas_antigua():
         assert [sesion.volver() for sesion in sesiones] == ['#SESION 0 nueva', '#SESION 0 retomada', '#SESION 0 retomada']
 
 
+def test_una_direccion_no_hace_olvidar_las_sesiones_de_las_demas():
+    with servidor(max_ausentes=5, max_ausentes_por_ip=2) as charla:
+        ana = Sesion(charla, 'ana')
+        ana.cortar()
+        esperar_corte(charla)
+        for numero in range(10):
+            otra = Sesion(charla, f'otra{numero}', origen='127.0.0.2')
+            otra.cortar()
+            esperar_a(lambda: not charla.sala.conexiones(), 'que se note el corte')
+        assert ana.volver() == '#SESION 0 retomada' and otra.volver() == '#SESION 0 retomada'
+        assert len(charla.sala._sesiones) == 3 and len(charla.sala._presentes) == 3
+
+
 def test_las_sesiones_de_quienes_se_van_tambien_estan_acotadas():
     with servidor(max_ausentes=3) as charla:
         for numero in range(10):
@@ -262,7 +306,7 @@ def test_las_sesiones_de_quienes_se_van_tambien_estan_acotadas():
             sesion.decir('/salir')
             sesion.final()
         esperar_a(lambda: not charla.sala.conexiones(), 'que se cierren')
-        assert len(charla.sala._sesiones) == len(charla.sala._idos) == 3
+        assert len(charla.sala._sesiones) == len(charla.sala._apartados) == 3
 
 
 # ── Irse y cerrar ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,6 +345,18 @@ def test_al_cerrar_se_dice_a_cada_sesion_cuanto_se_acepto(charla, luis):
     charla.parar()
     ana.final()
     assert '* El servidor se cierra. Hasta luego.' in ana.lineas and ana.acuses == ['#VIVO 2']
+
+
+def test_al_cerrar_no_se_acepta_lo_que_esperaba_su_turno():
+    with servidor(rafaga=10, ritmo=0.001) as charla:
+        luis = charla.persona('luis')
+        ana = Sesion(charla, 'ana')
+        ana.decir(*map(str, range(500)))
+        luis.hasta('[ana] 8')
+        charla.parar()
+        oidas = sum(linea.startswith('[ana] ') for linea in luis.hasta_el_final()) + 9
+        ana.final()
+        assert ana.acuses[-1] == f'#VIVO {oidas}'
 
 
 def test_al_cerrar_con_ausentes_y_relevos_a_medias_no_queda_nada(charla):
