@@ -153,7 +153,7 @@ def test_nadie_escribe_una_linea_en_la_consola():
         caso.retirar()
         caso.esperar_a_estar_como(caso.base)
         consola = [linea for linea in caso.programa.lineas if 'falso' in linea and not linea.startswith('[')]
-        assert all(re.match(r'[+-] (malo|peor)', linea) for linea in consola)
+        assert all(re.match(r'[+=-] (malo|peor)', linea) for linea in consola)
 
 
 # ── Conexiones ───────────────────────────────────────────────────────────────────────────────────────────────────
