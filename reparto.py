@@ -427,7 +427,8 @@ class Repartidor:
         """Su hilo ha terminado: cuando haya recibido hasta esta tanda, se cierra."""
         if cliente.ultima is not None:      # se fue antes, y volvió solo a ver el final
             return
-        cliente.ultima, cliente.hasta, cliente.lineas = tanda.numero, paso.numero, tanda.linea + tanda.lineas
+        cliente.ultima, cliente.hasta = tanda.numero, paso.numero
+        cliente.lineas = tanda.linea + tanda.lineas - paso.entrada.lineas       # su despedida no es de la sala
         self._al_dia.pop(cliente, None)
         self._plazos[cliente] = time.monotonic() + self.sala.ajustes.plazo_cierre
         if cliente.roto:

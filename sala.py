@@ -63,7 +63,7 @@ class Cliente:
         self.desde = 0              # número de la última línea anterior a su entrada
         self.hasta = 0              # número de la última línea cuando se cortó
         self.ultima = None          # tanda con su despedida: tras ella se cierra
-        self.lineas = 0             # cuántas líneas de la sala hubo hasta el final de esa tanda
+        self.lineas = 0             # cuántas líneas de la sala hubo hasta entonces
 
 
 ENTRA, SALE, CORTE, VUELTA = 'entra', 'sale', 'corte', 'vuelta'

@@ -140,6 +140,7 @@ def test_al_final_de_la_entrada_vuelve_todo_y_se_cierra(servidor_de_eco):
 
 def test_un_corte_no_molesta_a_los_demas(servidor_de_eco):
     ana, luis = servidor_de_eco.llega(), servidor_de_eco.llega()
+    luis.decir('hola')
     ana.decir('hola')
     ana.enviar(b'x' * 100_000)      # le vuelve cuando ya no está
     ana.romper()

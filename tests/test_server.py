@@ -552,7 +552,7 @@ def test_quien_se_va_rezagado_sabe_lo_que_se_perdio_hasta_irse():
         suyos = atasco.dichos
         atasco.hablar(1000)
         lineas = atasco.lento.hasta_el_final()
-        atasco.dichos = suyos + 1       # lo último que se pierde es la despedida
+        atasco.dichos = suyos
         assert atasco.comprobar(lineas) and atasco.perdidos(lineas[-1])
 
 
