@@ -102,7 +102,7 @@ class Charla:
         self._respuesta = None                      # (recibidos, retomada), lo que dijo el servidor; de `recibir`
         self._limite_entrada = 0.0                  # instante en que se deja de esperar a entrar; de `recibir`
         self._dentro = False                        # si por esta conexión se ha entrado; de `recibir`
-        self._rechazo = ''                          # lo último que se dijo al no dejarnos entrar; de `recibir`
+        self._rechazos = set()                      # lo que se ha dicho al no dejarnos entrar; de `recibir`
         self._reintento = None                      # instante del próximo intento de conexión; lo pone `recibir`
         self._nicks = {nick: None}                  # los que se han visto, para completar; los pone `recibir`
         self._aviso, self._timbre = socket.socketpair()     # saca a `enviar` de su espera
@@ -358,7 +358,8 @@ class Charla:
                 if entrado:
                     self._pantalla.decir('Se ha cortado la conexión; intento volver. Lo que escribas se enviará entonces.')
                     limite = time.monotonic() + self._espera
-                    pausa, explicado, self._rechazo = self._ajustes.pausa_minima, False, ''
+                    pausa, explicado = self._ajustes.pausa_minima, False
+                    self._rechazos.clear()
                 elif not explicado:
                     self._pantalla.decir(f'No he podido entrar. {self._insisto()}')
                     explicado = True
@@ -440,8 +441,8 @@ class Charla:
             host, puerto = self._servidor
             self._contar(self._renunciar, f'En {host}:{puerto} hay un servidor de eco, no una sala. '
                                           f'Para hablar con él: python cliente.py --eco --puerto {puerto}')
-        elif linea != self._rechazo:
-            self._rechazo = linea
+        elif linea not in self._rechazos and len(self._rechazos) < self._ajustes.max_rechazos:
+            self._rechazos.add(linea)
             self._mostrar(linea)
 
     def _entrar(self, conexion):

@@ -51,7 +51,7 @@ class AjustesServidor:
     pausa_clave: float = 1.0            # tras cada una: probar muchas ha de ser lento
     plazo_ausencia: float = 30.0        # tras un corte, antes de dar a alguien por ido: un ascensor, un cambio de red
     max_ausentes: int = 1000            # sesiones sin conexión que se recuerdan; cada una ocupa un KiB
-    max_ausentes_por_ip: int = 500      # de una misma dirección: una sola no debe echar a las demás
+    max_ausentes_por_ip: int = 500      # de una misma dirección, si `max_por_ip` no es 0: que no eche a las demás
     latido: float = 3.0                 # cada cuánto se dice a un programa frenado por su ritmo que se le sigue oyendo
     plazo_cierre: float = 2.0           # para que quien se va, o el servidor al cerrar, vacíe lo pendiente
     pausa_sin_recursos: float = 0.5     # entre intentos de aceptar cuando no quedan descriptores o hilos
@@ -88,6 +88,7 @@ class AjustesCliente:
     plazo_respuesta: float = 5.0         # y si en esto tampoco llega nada, se da la conexión por muerta
     cada_acuse: int = 100                # líneas enviadas tras las que se pregunta cuántas se han aceptado
     plazo_despedida: float = 2.0         # que Ctrl+C espera a que el servidor se dé por enterado
+    max_rechazos: int = 20               # líneas que se enseñan de quien no deja entrar: puede no ser una sala
     max_pendientes: int = 1000           # líneas escritas sin conexión que se guardan: las últimas
     max_linea_leida: int = 16 * 1024 ** 2  # bytes de una línea de la entrada: más no es texto, y llenaría la memoria
 

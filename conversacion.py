@@ -112,6 +112,7 @@ class Lector:
         self._cliente.marco, self._marco, self._limite_marco = marco, marco(), None
         for datos in self._lecturas:
             self._leidas.extend(self._marco.recibir(datos))
+        self._lecturas, self._primeros = [], bytearray()
 
     def _acabar(self):
         self._acabada = True

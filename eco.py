@@ -41,7 +41,8 @@ def manejar_eco(conexion, sala):
         pass    # un corte es un final como otro
     finally:
         sala.dejar(Cliente(conexion), conexion, '')
-        sala.anotar(f'{conexion} se va; quedan {sala.olvidar(conexion)}')
+        conexion.fin.set()
+        sala.anotar(f'{conexion} se va; quedan {sum(not otra.fin.is_set() for otra in sala.conexiones())}')
 
 
 def es_despedida(datos):

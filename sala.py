@@ -81,6 +81,27 @@ class Entrada(NamedTuple):
     visto: int = 0          # y lo que vio por la anterior llega hasta la línea de este número
 
 
+class Apartados:
+    """Clientes de sesiones sin conexión. Si hay que olvidar a alguno: antes a quien se fue que a quien se ha cortado."""
+
+    def __init__(self):
+        self._idos, self._cortados = {}, {}     # por antigüedad; no importa su valor
+
+    def __len__(self):
+        return len(self._idos) + len(self._cortados)
+
+    def poner(self, cliente, se_fue):
+        self.quitar(cliente)
+        (self._idos if se_fue else self._cortados)[cliente] = None
+
+    def quitar(self, cliente):
+        self._idos.pop(cliente, None)
+        self._cortados.pop(cliente, None)
+
+    def prescindible(self):
+        return next(iter(self._idos or self._cortados))
+
+
 class Adios(Exception):
     """Termina la conversación con un cliente; su texto es lo último que se le dice."""
 
@@ -104,7 +125,7 @@ class Sala:
         self._presentes = {}                        # clave del nick → cliente
         self._sesiones = {}                         # ficha → cliente
         self._ausentes = {}                         # cliente que se ha cortado → instante en que se le da por ido
-        self._apartados = {}                        # los de sesiones sin conexión, por antigüedad; no importa su valor
+        self._apartados = Apartados()               # esos, y los que se fueron y aún podrían volver
         self._apartados_por_ip = {}                 # los mismos, por la dirección desde la que estaban
         self._lista = []                            # entradas que esperan al Repartidor
         self._pendiente = 0                         # bytes de la lista
@@ -126,14 +147,13 @@ class Sala:
             self._por_ip[direccion] += 1
 
     def olvidar(self, conexion):
-        """Esa conexión ya está cerrada, o va a estarlo. Devuelve cuántas quedan."""
+        """Esa conexión ya está cerrada."""
         direccion = conexion.direccion[0]
         with self._cerrojo:
             if self._conexiones.pop(conexion, conexion) is None:
                 self._por_ip[direccion] -= 1
                 if not self._por_ip[direccion]:
                     del self._por_ip[direccion]
-            return len(self._conexiones)
 
     def conexiones(self):
         """Las que hay ahora, en una lista nueva."""
@@ -209,7 +229,7 @@ class Sala:
                 relevado = cliente.lectora is not conexion
                 if not relevado:
                     self._ausentes[cliente] = time.monotonic() + self.ajustes.plazo_ausencia
-                    self._apartar(cliente)
+                    self._apartar(cliente, se_fue=False)
             else:
                 estaba = self._sacar(cliente)
                 self._despedir(cliente, conexion, despedida)
@@ -226,7 +246,7 @@ class Sala:
         datos = codificar('\n'.join(lineas)) if lineas else b''
         self._anadir(Entrada(datos, self._lineas(cliente, len(lineas)), destino=cliente, paso=SALE, conexion=conexion))
         if self._tiene_sesion(cliente):
-            self._apartar(cliente)      # por si la despedida no le llegara
+            self._apartar(cliente, se_fue=True)     # por si la despedida no le llegara
         cliente.terminado = True
 
     def _tiene_sesion(self, cliente):
@@ -275,29 +295,35 @@ class Sala:
                 if cliente is None or vence > ahora:
                     return vence
                 del self._ausentes[cliente]
+                self._apartar(cliente, se_fue=True)
                 self._sacar(cliente)
                 presentes = len(self._presentes)
             self.anotar(f'- {cliente.nick} ({cliente.lectora}) sale; quedan {presentes}')
         return None
 
-    def _apartar(self, cliente):
-        """Guarda su sesión sin conexión, y olvida la que lleve más tiempo así si pasan del límite: el de su dirección,
-        para que nadie eche a los demás, o el de todas."""
-        suyos = self._apartados_por_ip.setdefault(cliente.lectora.direccion[0], {})
-        self._apartados[cliente] = suyos[cliente] = None
-        for cuales, maximo in ((suyos, self.ajustes.max_ausentes_por_ip), (self._apartados, self.ajustes.max_ausentes)):
-            if len(cuales) > maximo:
-                olvidado = next(iter(cuales))
-                self._recuperar(olvidado)
-                del self._sesiones[olvidado.ficha]
-                self._sacar(olvidado)
+    def _apartar(self, cliente, se_fue):
+        """Guarda su sesión sin conexión, y olvida alguna si pasan del límite: el de su dirección, para que una no eche a
+        las demás, o el de todas."""
+        ajustes, suyos = self.ajustes, self._apartados_por_ip.setdefault(cliente.lectora.direccion[0], Apartados())
+        de_su_ip = ajustes.max_ausentes_por_ip if ajustes.max_por_ip else ajustes.max_ausentes
+        suyos.poner(cliente, se_fue)
+        self._apartados.poner(cliente, se_fue)
+        for apartados, maximo in ((suyos, de_su_ip), (self._apartados, ajustes.max_ausentes)):
+            if len(apartados) > maximo:
+                self._olvidar_sesion(apartados.prescindible())
+
+    def _olvidar_sesion(self, cliente):
+        self._recuperar(cliente)
+        del self._sesiones[cliente.ficha]
+        self._sacar(cliente)
 
     def _recuperar(self, cliente):
         """Su sesión ya no es de las que no tienen conexión."""
         direccion = cliente.lectora.direccion[0]
-        suyos = self._apartados_por_ip.get(direccion, {})
-        if cliente in suyos:
-            del suyos[cliente], self._apartados[cliente]
+        suyos = self._apartados_por_ip.get(direccion)
+        if suyos is not None:
+            suyos.quitar(cliente)
+            self._apartados.quitar(cliente)
             self._ausentes.pop(cliente, None)
             if not suyos:
                 del self._apartados_por_ip[direccion]

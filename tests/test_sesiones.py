@@ -299,6 +299,21 @@ def test_una_direccion_no_hace_olvidar_las_sesiones_de_las_demas():
         assert len(charla.sala._sesiones) == 3 and len(charla.sala._presentes) == 3
 
 
+@pytest.mark.parametrize('limites', [dict(max_ausentes=3), dict(max_ausentes=1), dict(max_ausentes_por_ip=1)])
+def test_antes_se_olvida_a_quienes_se_fueron_que_a_quien_se_ha_cortado(limites):
+    with servidor(**limites) as charla:
+        ana = Sesion(charla, 'ana')
+        ana.cortar()
+        esperar_corte(charla)
+        for numero in range(10):
+            otra = Sesion(charla, f'otra{numero}')
+            otra.decir('/salir')
+            otra.final()
+        esperar_a(lambda: not charla.sala.conexiones(), 'que se cierren')
+        assert len(charla.sala._sesiones) == len(charla.sala._apartados) <= 3
+        assert ana.volver() == '#SESION 0 retomada'
+
+
 def test_las_sesiones_de_quienes_se_van_tambien_estan_acotadas():
     with servidor(max_ausentes=3) as charla:
         for numero in range(10):
