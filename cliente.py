@@ -183,7 +183,8 @@ class Charla:
             if clase == protocolo.LARGO:
                 self._pantalla.decir(protocolo.aviso_largo(texto))
                 self._pantalla.devolver(linea)
-                self.codigo = 0 if self._pantalla.hay_persona else 1    # un guion ha de saber que algo no se envió
+                if not self._pantalla.hay_persona:
+                    self.codigo = 1     # un guion ha de saber que algo no se envió
             elif clase == protocolo.PULSO:
                 self._pantalla.decir(f'{texto} es una señal entre programas: no se envía.')
             elif clase != protocolo.NADA:
