@@ -433,6 +433,8 @@ class Asedio:
         self.comprobar_memoria()
         self.tertulia.terminar()
         self.tertulia.cerrar()
+        tres = len(self.tertulia.NICKS)     # de quien se va en el mismo instante en que se cierra, la consola no dice nada
+        esperar_a(lambda: self.medir()[:2] == (self.base.hilos - tres, self.base.descriptores - tres), 'que se vayan las tres')
         self.programa.senal(signal.SIGTERM)
         codigo, salida, errores = self.programa.final()
         assert (codigo, errores) == (0, [])

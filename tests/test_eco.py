@@ -156,6 +156,7 @@ def test_la_consola_dice_quien_llega_lo_que_dice_y_quien_se_va(servidor_de_eco):
     ana.decir('¿qué tal?')
     luis = servidor_de_eco.llega(con_lineas=True)
     luis.decir('hola')
+    servidor_de_eco.programa.esperar(': hola')      # la consola lo dice después de devolverlo
     ana.irse()
     assert ana.hasta_el_final()
     servidor_de_eco.programa.esperar('se va; quedan 1')
