@@ -28,11 +28,11 @@ def manejar_eco(conexion, sala):
     try:
         conexion.socket.setblocking(True)
         while datos := conexion.socket.recv(TAM_LECTURA):
-            conexion.socket.sendall(datos)
             *lineas, ultima = (ultima + datos).lstrip().split(b'\n')
             for linea in datos.decode('utf-8', 'replace').split('\n'):
                 if linea:
                     sala.anotar(f'{conexion}: {protocolo.limpiar(linea)[:MAX_MOSTRADO]}')
+            conexion.socket.sendall(datos)
             if any(map(es_despedida, (*lineas, ultima, datos))):
                 break
             if len(ultima) > MAX_MOSTRADO or not DESPEDIDA.encode().startswith(ultima.strip().lower()):
@@ -40,9 +40,9 @@ def manejar_eco(conexion, sala):
     except OSError:
         pass    # un corte es un final como otro
     finally:
-        sala.dejar(Cliente(conexion), conexion, '')
         conexion.fin.set()
         sala.anotar(f'{conexion} se va; quedan {sum(not otra.fin.is_set() for otra in sala.conexiones())}')
+        sala.dejar(Cliente(conexion), conexion, '')
 
 
 def es_despedida(datos):
