@@ -211,8 +211,11 @@ def test_conectar_y_cortar_sin_descanso_no_deja_nada():
             hostil = caso.conectar()
             hostil.enviar_lo_que_deje(azar.choice((b'', b'cor', b'corta%d\n' % numero, b'corta%d\nhola\nmed' % numero)))
             azar.choice((Persona.romper, Persona.romper, Persona.cerrar, Persona.terminar_de_hablar))(hostil)
+        caso.persona('última')      # se aceptan por orden: ya no queda ninguna en la puerta
         caso.retirar()
         caso.esperar_a_estar_como(caso.base)
+        caso.tertulia.oyen('* última salió.')
+        caso.tertulia.rondas(2)
         entran, salen = ([linea.split()[1] for linea in caso.tertulia.ajenas('* corta') if linea.endswith(final)]
                          for final in (' entró.', ' salió.'))
         assert sorted(entran) == sorted(salen)
@@ -391,8 +394,9 @@ def test_quien_inunda_dice_lo_que_le_toca_y_ni_una_linea_mas(lineas):
         inicio = time.monotonic()
         with sin_parar(inunda, lambda: inunda.enviar(lineas())):
             caso.tertulia.segundos(2)
-            oidos = caso.tertulia.ajenas('[inunda] ')
-            assert len(oidos) <= RAFAGA + RITMO * (time.monotonic() - inicio) + 1
+            assert caso.tertulia.cuantas('[inunda] ') <= RAFAGA + RITMO * (time.monotonic() - inicio) + 1
+        caso.tertulia.oyen('* inunda salió.')
+        oidos = caso.tertulia.ajenas('[inunda] ')
         assert oidos == [f'[inunda] {numero}' for numero in range(len(oidos))]
 
 
@@ -431,6 +435,8 @@ def test_una_sesion_que_se_reconecta_sin_parar_no_estrena_rafaga():
         oidos = caso.tertulia.cuantas('[terca] ')
         assert oidos <= RAFAGA + RITMO * (time.monotonic() - inicio) + 1
         caso.tertulia.oyen(f'[terca] {RAFAGA - 1}')
+        terca.romper()
+        caso.tertulia.rondas(5)
         assert caso.tertulia.ajenas('[') == [f'[terca] {n}' for n in range(len(caso.tertulia.ajenas('[')))]
         assert not [linea for linea in caso.tertulia.ajenas('* ') if 'terca salió' in linea]
 
