@@ -544,7 +544,7 @@ def test_lo_que_dice_el_rezagado_no_cuenta_como_perdido():
 
 
 def test_quien_se_va_rezagado_sabe_lo_que_se_perdio_hasta_irse():
-    with servidor(**Atasco.AJUSTES) as charla:
+    with servidor(plazo_cierre=PLAZO, **Atasco.AJUSTES) as charla:
         atasco = Atasco(charla)
         atasco.atascar()
         atasco.lento.decir('/salir')
