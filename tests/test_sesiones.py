@@ -208,11 +208,12 @@ def test_una_tormenta_de_relevos_deja_una_conexion_y_no_pierde_nada(charla, luis
     relevos = [charla.conectar() for _ in range(30)]
     for persona in relevos:
         persona.decir(f'#SESION {ana.ficha} {ana.visto}')
+    charla.persona('última')        # se aceptan por orden: ya no queda ninguno en la puerta
     luis.decir('uno', 'dos')
-    esperar_a(lambda: len(charla.sala.conexiones()) == 2, 'que quede una')
+    esperar_a(lambda: len(charla.sala.conexiones()) == 3, 'que de ana quede una')
     assert ana.volver() == '#SESION 0 retomada'
-    assert ana.hasta('[luis] dos') == ['[luis] uno', '[luis] dos']
-    esperar_a(lambda: len(charla.sala.conexiones()) == 2, 'que quede una')
+    assert ana.hasta('[luis] dos') == ['* última entró.', '[luis] uno', '[luis] dos']
+    esperar_a(lambda: len(charla.sala.conexiones()) == 3, 'que de ana quede una')
 
 
 def test_una_ficha_ajena_no_da_nada(charla, luis):
