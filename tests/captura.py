@@ -7,7 +7,7 @@ import re
 import sys
 from html import escape
 
-from terminal import anchura
+from editor import anchura
 from tests.procesos import Proceso
 
 ANCHO, ALTO = 84, 15
