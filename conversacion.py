@@ -18,7 +18,7 @@ import protocolo
 import sesion
 from config import TAM_LECTURA
 from protocolo import aviso
-from reparto import SIN_ESPERA, apagar
+from red import SIN_ESPERA, apagar
 from sala import Adios, Cliente
 
 

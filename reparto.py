@@ -6,170 +6,16 @@ un corte y el que se va son el mismo caso. Con más carga las tandas son mayores
 """
 
 import collections
-import itertools
 import selectors
 import socket
 import threading
 import time
-from typing import Any, NamedTuple
 
 from config import TAM_LECTURA
-from protocolo import Lineas, aviso, codificar
+from protocolo import aviso, codificar
+from red import SIN_ESPERA, Despertador, apagar
 from sala import CORTE, ENTRA, SALE, VUELTA
-
-# Los sockets bloquean al leer y no al escribir. Windows no tiene MSG_DONTWAIT: allí no bloquean nunca, y se espera
-# con un selector antes de leer.
-SIN_ESPERA = getattr(socket, 'MSG_DONTWAIT', 0)
-
-
-# ── De muchas entradas a un solo envío ───────────────────────────────────────────────────────────────────────────
-
-class Paso(NamedTuple):
-    """Una entrada de la tanda con la que a su destino le pasa algo, y en qué punto."""
-
-    entrada: Any
-    numero: int     # el de la última línea anterior
-    vistas: int     # cuántas líneas de la tanda ve su destino hasta ahí
-
-
-class Tanda:
-    """Entradas que se reparten juntas: lo que ve todo el mundo, y lo que ve cada uno que se aparta de eso.
-
-    Se apartan los autores (no reciben lo suyo), los destinos de algo solo para ellos, y quien entra o sale a mitad.
-    Se cuentan dos cosas: las líneas comunes, para decir cuántas se pierde alguien, y todas, para numerarlas.
-    """
-
-    __slots__ = ('numero', 'linea', 'lineas', 'primera', 'siguiente', 'peso', 'vistas', 'pasos', '_inicios', '_formas')
-
-    PESO_OBJETO = 500       # bytes: los objetos que acompañan a un texto corto pesan más que él
-
-    def __init__(self, entradas, numero=0, linea=0, primera=1):
-        self.numero = numero                    # su puesto entre las tandas
-        self.linea, self.lineas = linea, 0      # cuántas líneas comunes hubo antes, y cuántas tiene
-        self.primera = primera                  # el número de su primera línea
-        self.vistas, self.pasos, self._formas = {}, [], {}
-        self.peso = self.PESO_OBJETO            # bytes que ocupa, más o menos
-        self._inicios = []                      # de cada entrada común, el número de su primera línea
-        comunes = []
-        for entrada in entradas:
-            if entrada.destino is None:
-                comunes.append(entrada.datos)
-                self._inicios.append(primera)
-                antes, self.lineas = self.lineas, self.lineas + entrada.lineas
-                if entrada.autor is not None:
-                    vista = self._vista(entrada.autor)
-                    vista.ver_hasta(len(comunes) - 1, antes)
-                    vista.saltar_hasta(len(comunes), self.lineas)
-            else:
-                vista = self._vista(entrada.destino)
-                vista.ver_hasta(len(comunes), self.lineas)
-                if entrada.paso:
-                    self.pasos.append(Paso(entrada, primera - 1, vista.lineas))
-                if entrada.paso not in (CORTE, VUELTA):     # esas no son para leerlas
-                    vista.intercalar(entrada, primera)
-                    self.peso += self.PESO_OBJETO + len(entrada.datos)
-            primera += entrada.lineas
-        self.siguiente = primera                # el número de la primera línea de la tanda que sigue
-        for vista in self.vistas.values():
-            vista.ver_hasta(len(comunes), self.lineas)
-        self.peso += self.PESO_OBJETO * len(self.vistas)
-        self._dar_forma(Lineas, comunes)
-
-    def _vista(self, cliente):
-        vista = self.vistas.get(cliente)
-        if vista is None:
-            vista = self.vistas[cliente] = _Vista(cliente.dentro)
-        return vista
-
-    def _dar_forma(self, marco, piezas):
-        datos, limites = b''.join(piezas), [0, *itertools.accumulate(map(len, piezas))]
-        self._formas[marco.codificar] = datos, limites
-        self.peso += len(datos) + 32 * len(limites)
-        return datos, limites
-
-    def _en(self, marco):
-        """Lo común tal como lo escribe `marco`, y dónde empieza y acaba cada entrada. Se hace una vez por marco."""
-        forma = self._formas.get(marco.codificar)
-        if forma is None:
-            datos, limites = self._formas[Lineas.codificar]
-            piezas = [marco.codificar(datos[desde:hasta], inicio)
-                      for desde, hasta, inicio in zip(limites, limites[1:], self._inicios)]
-            forma = self._dar_forma(marco, piezas)
-        return forma
-
-    def para(self, cliente):
-        """Los bytes de esta tanda que recibe `cliente`, si está en la sala o la tanda va en parte para él."""
-        vista = self.vistas.get(cliente)
-        forma = self._en(cliente.marco)
-        return forma[0] if vista is None else vista.juntar(cliente.marco, *forma)
-
-    def lineas_para(self, cliente):
-        """Cuántas líneas son."""
-        vista = self.vistas.get(cliente)
-        return self.lineas if vista is None else vista.lineas
-
-
-class _Vista:
-    """Lo que un cliente ve de una tanda: trechos de lo común y, entre ellos, entradas solo para él."""
-
-    __slots__ = ('dentro', 'lineas', '_trozos', '_puesto', '_linea')
-
-    def __init__(self, dentro):
-        self.dentro = dentro
-        self.lineas = self._puesto = self._linea = 0
-        self._trozos = []       # (primera entrada común, primera que no), o (datos, número de su primera línea)
-
-    def ver_hasta(self, puesto, linea):
-        if self.dentro and puesto > self._puesto:
-            self._trozos.append((self._puesto, puesto))
-            self.lineas += linea - self._linea
-        self.saltar_hasta(puesto, linea)
-
-    def saltar_hasta(self, puesto, linea):
-        self._puesto, self._linea = puesto, linea
-
-    def intercalar(self, entrada, numero):
-        self._trozos.append((entrada.datos, numero if entrada.lineas else 0))
-        self.lineas += entrada.lineas
-        if entrada.paso:
-            self.dentro = entrada.paso == ENTRA
-
-    def juntar(self, marco, datos, limites):
-        comun = memoryview(datos)
-        return b''.join([self._trozo(marco, comun, limites, *trozo) for trozo in self._trozos])
-
-    @staticmethod
-    def _trozo(marco, comun, limites, uno, otro):
-        if isinstance(uno, bytes):
-            return marco.codificar(uno, otro) if otro else uno      # sin número: lo que no es una línea
-        return comun[limites[uno]:limites[otro]]
-
-
-# ── El que escribe ───────────────────────────────────────────────────────────────────────────────────────────────
-
-class Despertador:
-    """Saca a un hilo de la espera de su selector. Un par de sockets: lo único que vale también en Windows."""
-
-    def __init__(self):
-        self.lectura, self.escritura = socket.socketpair()
-        self.lectura.setblocking(False)
-        self.escritura.setblocking(False)
-
-    def tocar(self):
-        try:
-            self.escritura.send(b'!')
-        except OSError:
-            pass    # ya tiene toques de sobra, o su hilo ha terminado
-
-    def atender(self):
-        try:
-            self.lectura.recv(4096)
-        except BlockingIOError:
-            pass
-
-    def cerrar(self):
-        self.lectura.close()
-        self.escritura.close()
+from tandas import Tanda
 
 
 class Repartidor:
@@ -461,7 +307,7 @@ class Repartidor:
         número de su descriptor podría pasar a otro cliente mientras su hilo aún lee."""
         self._dar_por_roto(cliente)
         cliente.conexion.rota = isinstance(error, ConnectionResetError)
-        apagar(cliente.conexion.socket, socket.SHUT_RDWR)
+        apagar(cliente.conexion.socket)
         if cliente.ultima is not None:
             self._soltar(cliente)
 
@@ -486,11 +332,3 @@ class Repartidor:
             ahora = time.monotonic()
             for cliente in [cliente for cliente, plazo in self._plazos.items() if plazo <= ahora]:
                 self._soltar(cliente)
-
-
-def apagar(conexion, sentido):
-    """`shutdown` de un socket que el otro lado puede haber cortado ya."""
-    try:
-        conexion.shutdown(sentido)
-    except OSError:
-        pass

@@ -22,7 +22,8 @@ from config import TAM_LECTURA, TCP_IP, AjustesServidor, leer_opciones
 from conversacion import manejar_cliente
 from eco import manejar_eco
 from protocolo import aviso, codificar
-from reparto import SIN_ESPERA, Despertador, Repartidor, apagar
+from red import SIN_ESPERA, Despertador, apagar
+from reparto import Repartidor
 from sala import Adios, Cliente, Conexion, Sala
 
 sala = Sala()       # la del programa; las pruebas hacen las suyas

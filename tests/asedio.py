@@ -23,7 +23,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from reparto import apagar
+from red import apagar
 from tests.utiles import PLAZO, Persona, Proceso, esperar_a
 
 MIB = 1024 ** 2
@@ -320,7 +320,7 @@ def sin_parar(hostil, accion):
         yield
     finally:
         parar.set()
-        apagar(hostil.socket, socket.SHUT_RDWR)
+        apagar(hostil.socket)
         hilo.join(PLAZO)
         assert not hilo.is_alive()
 

@@ -10,7 +10,7 @@ import pytest
 
 import eco
 from config import AjustesCliente
-from reparto import apagar
+from red import apagar
 from tests.familias import A, E
 from tests.utiles import PLAZO
 
@@ -189,7 +189,7 @@ def test_una_senal_cierra_con_codigo_0_aunque_haya_clientes_dentro(servidor_de_e
     assert servidor_de_eco.programa.errores == ''
     for uno in (callado, hablador):
         assert ''.join(texto for _, texto in uno.hasta_el_final()) in ('', 'hola')
-    apagar(parado.socket, socket.SHUT_RDWR)     # el sistema puede tardar en decirle que al otro lado no hay nadie
+    apagar(parado.socket)     # el sistema puede tardar en decirle que al otro lado no hay nadie
     envio.join(PLAZO)
     assert not envio.is_alive()
 

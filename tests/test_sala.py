@@ -7,8 +7,9 @@ import time
 import pytest
 
 from config import AjustesServidor
-from reparto import Repartidor, Tanda
+from reparto import Repartidor
 from sala import SALE, Adios, Cliente, Conexion, Sala
+from tandas import Tanda
 from tests.utiles import PLAZO, esperar_a
 
 

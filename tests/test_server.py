@@ -16,7 +16,7 @@ import protocolo
 import reparto
 import server
 from config import MAX_LINEA
-from reparto import apagar
+from red import apagar
 from tests.utiles import PLAZO, RAIZ, Persona, Proceso, esperar_a, servidor, sockets_abiertos
 
 SOLO_POSIX = pytest.mark.skipif(os.name == 'nt', reason='Windows no tiene estas señales ni estos límites')
@@ -649,7 +649,7 @@ def hablando_sin_parar(persona):
         yield
     finally:
         parar.set()
-        apagar(persona.socket, socket.SHUT_RDWR)    # lo saca de un envío que ya nadie va a leer
+        apagar(persona.socket)    # lo saca de un envío que ya nadie va a leer
         hilo.join(PLAZO)
 
 

@@ -3,8 +3,8 @@
 import random
 
 from protocolo import Lineas, Numeradas
-from reparto import Tanda
 from sala import CORTE, ENTRA, SALE, VUELTA, Entrada
+from tandas import Tanda
 from tests.test_protocolo import cortar
 
 class Falso:
