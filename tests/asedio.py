@@ -61,7 +61,8 @@ class Contertulia(Persona):
         super().__init__(direccion)
         if clave:
             self.decir(nick, clave)
-            assert self.hasta(lambda linea: linea.startswith('* Hola, '))[0] == f'Clave: * Tu nick es {nick}'
+            linea = self.hasta(lambda linea: linea.startswith('* Hola, '))[0]
+            assert linea.removeprefix('Nick: ') == f'Clave: * Tu nick es {nick}'
             self.nick = nick
         else:
             self.entrar(nick)

@@ -1,5 +1,7 @@
 """Piezas comunes de las pruebas. Lo demás está en `utiles.py`."""
 
+import signal
+
 import pytest
 
 from tests import procesos, utiles
@@ -9,6 +11,15 @@ from tests import procesos, utiles
 def sin_clave_ajena(monkeypatch):
     """La `CHAT_CLAVE` de quien pasa las pruebas no es de ellas."""
     monkeypatch.delenv('CHAT_CLAVE', raising=False)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def sin_nohup():
+    """Los programas heredan que SIGHUP se ignore, si así se lanzaron las pruebas, y lo respetan: aquí, no."""
+    antes = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, 'SIGHUP') else None
+    yield
+    if antes is not None:
+        signal.signal(signal.SIGHUP, antes)
 
 
 @pytest.fixture

@@ -96,8 +96,7 @@ class Mesa:
         final = f'[cerrador] {FIN}'
         self.cerrador.conexion.enviar(self.cerrador.enmarcar(FIN))
         presentes = [jugador for jugador in [self.testigo, *self.formales()[1:]] if jugador.presente()]
-        self.esperar(lambda: [jugador for jugador in presentes if not jugador.vida.vio(final)],
-                     'la última línea les llega a todos')
+        self.esperar(lambda: self._sin_ver(final, presentes), 'la última línea les llega a todos')
         if parar is not None:
             self._ver_parar(parar, presentes)
         for vida in self.vidas:
@@ -106,6 +105,14 @@ class Mesa:
 
     def _sobran(self, abiertas):
         return [self.testigo] if abiertas() != len(self.conexiones) else []
+
+    @staticmethod
+    def _sin_ver(final, presentes):
+        """Quienes no la han visto. Por si las cuentas salían y aun así a alguno se le acaba de sustituir, vuelve."""
+        faltan = [jugador for jugador in presentes if not jugador.vida.vio(final)]
+        for jugador in faltan:
+            jugador.sosegarse()
+        return faltan
 
     def _ver_parar(self, parar, presentes):
         self.parada = True

@@ -40,6 +40,7 @@ class Proceso:
             import fcntl
             import termios
             self.maestro, self.esclavo = os.openpty()
+            self.modo_inicial = termios.tcgetattr(self.esclavo)     # antes de que el programa lo cambie
             self.pantalla = Vt(ancho, alto)
             self.redimensionar(ancho, alto)
             entorno = {'TERM': 'xterm-256color', **entorno}

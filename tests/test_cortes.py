@@ -124,9 +124,10 @@ def test_el_proxy_congelado_no_pasa_nada_y_luego_lo_pasa_todo(enlazar):
     proxy, conectar = enlazar(vida=None, caudal=2_000_000)
     cliente, servidor = conectar()
     datos = random.Random(3).randbytes(500_000)
-    hilo = enviar(cliente, datos)
+    cliente.sendall(datos[:200_000])
     llegado = leer(servidor, 1000)
     proxy.congelar()
+    hilo = enviar(cliente, datos[200_000:])
     pasado = proxy.bytes['ida']
     llegado += leer(servidor, pasado - len(llegado))
     otro_cliente, otro_servidor = conectar()
@@ -158,10 +159,11 @@ def test_el_proxy_hace_de_todo_y_deja_de_hacerlo_cuando_se_le_dice(enlazar):
 
 
 def test_el_proxy_corta_a_quien_llega_cuando_no_hay_servidor():
-    with socket.create_server(('127.0.0.1', 0)) as escucha:
-        direccion = escucha.getsockname()
-    with ProxyCortante(direccion, vida=None) as proxy, socket.create_connection(proxy.direccion, PLAZO) as cliente:
-        assert leer(cliente) == b''
+    with socket.socket() as reservado:      # nadie más puede usar su puerto, y no escucha
+        reservado.bind(('127.0.0.1', 0))
+        with ProxyCortante(reservado.getsockname(), vida=None) as proxy, \
+                socket.create_connection(proxy.direccion, PLAZO) as cliente:
+            assert leer(cliente) == b''
 
 
 # ── La comprobación ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -254,8 +254,6 @@ def test_el_puerto_se_pregunta_y_el_nick_no(servidor_de_eco, lanzar):
 
 def test_sin_servidor_lo_explica_y_termina_con_codigo_1(lanzar):
     cliente = lanzar('cliente.py', '--eco', '--puerto', 1, '--espera', 0.2)
-    cliente.escribir('hola\n')
-    cliente.cerrar_entrada()
     assert cliente.acabar() == 1
     assert 'python server.py --eco --puerto 1' in cliente.errores and cliente.salida == ''
 

@@ -78,7 +78,9 @@ def test_las_lineas_enormes_se_rechazan_y_cuestan_solo_a_quien_las_envia():
         larga = caso.persona('larga')
         larga.enviar(b'x' * (MAX_LINEA - 1) + b'\n' + '😀'.encode() * (MAX_LINEA // 4) + b'\nfin\n')
         caso.tertulia.oyen('[larga] fin')
-        assert len([linea for linea in larga.disponible().decode().splitlines() if 'el límite es 200' in linea]) == 2
+        larga.decir('/usuarios')
+        dicho = larga.hasta(lambda linea: linea.startswith('* Están '))
+        assert len([linea for linea in dicho if 'el límite es 200' in linea]) == 2
         sin_final = caso.persona('sinfinal')
         sin_final.enviar_lo_que_deje(b'x' * (MAX_LINEA + 1))
         assert sin_final.lo_que_diga().decode().endswith('* Una línea no puede pasar de 64 KiB. Adiós.\n')
@@ -145,15 +147,18 @@ def test_nadie_habla_por_otro_ni_por_el_servidor():
 def test_nadie_escribe_una_linea_en_la_consola():
     falsa = '+ falso (127.0.0.1:1) entra; hay 99'
     with asedio(*SIN_RITMO, '--mostrar') as caso:
-        for separador in ('\n', '\r', '\r\n', '\x0b', '\x0c', '\x85', '\u2028', '\u2029', '\x1b[1A', '\x1bE', '\b'):
+        separadores = '\n', '\r', '\r\n', '\x0b', '\x0c', '\x85', '\u2028', '\u2029', '\x1b[1A', '\x1bE', '\b'
+        for separador in separadores:
             hostil = caso.conectar()
             hostil.enviar(f'malo{separador}{falsa}\n'.encode())
             hostil.decir(f'/nick peor{separador}{falsa}', f'a{separador}{falsa}', falsa, 'fin')
             hostil.hasta(lambda linea: linea.startswith('* Tu nick es peor'))
         caso.retirar()
         caso.esperar_a_estar_como(caso.base)
+        for _ in separadores:
+            caso.programa.hasta(lambda linea: linea.startswith('- peor'))
         consola = [linea for linea in caso.programa.lineas if 'falso' in linea and not linea.startswith('[')]
-        assert all(re.match(r'[+=-] (malo|peor)', linea) for linea in consola)
+        assert consola and all(re.match(r'[+=-] (malo|peor)', linea) for linea in consola)
 
 
 # ── Conexiones ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,11 +232,11 @@ def test_quien_cierra_un_solo_sentido_no_deja_nada():
         calla.decir('lo último')
         calla.terminar_de_hablar()
         caso.tertulia.oyen('[calla] lo último', '* calla salió.')
-        assert calla.lo_que_diga()[-1:] in (b'', b'\n')
+        assert 'Hasta luego' not in calla.lo_que_diga().decode()
         mudos = [caso.conectar() for _ in range(20)]
         for mudo in mudos:
             mudo.terminar_de_hablar()
-        assert [mudo.lo_que_diga() for mudo in mudos] == [b''] * 20
+        assert {mudo.lo_que_diga() for mudo in mudos} <= {b'', b'Nick: '}      # según lo que tardara en terminar
         sordo = caso.persona('sordo')
         sordo.dejar_de_oir()
         caso.tertulia.rondas(5)
@@ -250,10 +255,12 @@ def test_quien_lee_un_byte_por_segundo_o_no_lee_no_para_a_nadie_ni_llena_la_memo
             inunda.enviar(texto.encode())
             if vuelta % 10 == 0:
                 leidos += despacio.crudo(1)
+                inunda.decir(f'van {vuelta}')       # quienes oyen no pueden rezagarse también
+                caso.tertulia.oyen(f'[inunda] van {vuelta}')
         inunda.decir('fin')
         caso.tertulia.oyen('[inunda] fin')
         assert len(caso.tertulia.ajenas('[inunda] x')) == 100_000
-        assert b'* lento1 entr\xc3\xb3.'.startswith(leidos)
+        assert re.match(rb'\* lento1 e|\[(ana|luis|marta)\] \d', leidos)
         caso.comprobar_memoria()
 
 
@@ -313,7 +320,7 @@ def pocos_hilos():
 
 
 LIBC = ctypes.CDLL(None)
-OTRO_USUARIO = 20_000 + os.getpid() % 30_000    # ninguno de verdad: sus hilos son solo los del servidor
+OTRO_USUARIO = 20_000 + random.SystemRandom().randrange(30_000)    # ninguno de verdad: sus hilos son solo los del servidor
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='solo el administrador puede lanzar el servidor como otro usuario')
@@ -484,7 +491,10 @@ def pedir_clave(caso, nick='nico', **opciones):
     """Alguien que ha dicho su nick y al que se le ha preguntado la clave."""
     hostil = caso.conectar(**opciones)
     hostil.decir(nick)
-    assert hostil.crudo(7) == b'Clave: '
+    pregunta = hostil.crudo(6)
+    if pregunta == b'Nick: ':      # tardó en decirlo
+        pregunta = hostil.crudo(6)
+    assert pregunta + hostil.crudo(1) == b'Clave: '
     return hostil
 
 
@@ -499,8 +509,7 @@ def test_con_la_clave_se_entra_y_sin_ella_no_se_ve_nada():
         caso.tertulia.rondas(3)
         assert curioso.disponible() == b''
         curioso.decir('/usuarios')
-        caso.tertulia.segundos(1.5)     # la pausa que sigue a cada error es de uno
-        assert curioso.disponible().decode() == '* Clave incorrecta.\nClave: '
+        esperar_a(lambda: curioso.disponible().decode() == '* Clave incorrecta.\nClave: ', 'que se le diga')
         amigo = caso.conectar()
         amigo.decir('ana', CLAVE, 'hola')
         lineas = amigo.hasta(lambda linea: linea.startswith('* Hola, '))
@@ -573,7 +582,7 @@ def test_la_clave_puede_venir_del_entorno_y_la_opcion_manda(monkeypatch):
         with Proceso('--puerto', '0', *argumentos) as programa:
             amigo = Hostil(programa.direccion())
             amigo.decir('nico', 'la otra', buena)
-            assert amigo.linea() == 'Clave: * Clave incorrecta.'
+            assert amigo.linea().removeprefix('Nick: ') == 'Clave: * Clave incorrecta.'
             assert amigo.linea() == 'Clave: * Tu nick es nico'
             amigo.cerrar()
 

@@ -134,7 +134,7 @@ def test_todos_ven_el_mismo_orden_con_varios_que_hablan_a_la_vez():
 
 
 def test_un_texto_pegado_mas_alla_del_ritmo_no_pierde_nada_y_deja_pasar_a_los_demas():
-    with servidor(ritmo=50, rafaga=5) as charla:
+    with servidor(ritmo=10, rafaga=5) as charla:
         ana, beto, carla = charla.grupo('ana', 'beto', 'carla')
         ana.decir(*[str(numero) for numero in range(40)])
         assert beto.hasta('[ana] 6')[-1] == '[ana] 6'   # la ráfaga ya pasó: ana va frenada
@@ -165,7 +165,9 @@ def test_a_quien_calla_se_le_pregunta_el_nick():
 
 def test_a_quien_habla_primero_no_se_le_pregunta():
     with servidor(espera_pregunta=PLAZO) as charla:
-        assert charla.conectar().entrar('ana')[0] == '* Tu nick es ana'
+        ana = charla.conectar()
+        ana.decir('ana')
+        assert ana.linea() == '* Tu nick es ana'
 
 
 def test_la_bienvenida_dice_quien_esta_y_como_pedir_ayuda(charla):
@@ -224,7 +226,7 @@ def test_a_quien_no_dice_su_nick_a_tiempo_se_le_avisa_y_se_cierra(dicho):
 
 
 def test_quien_ya_dijo_su_nick_puede_callar_mas_que_el_plazo():
-    with servidor(espera_pregunta=0.01, plazo_nick=0.1) as charla:
+    with servidor(espera_pregunta=0.01, plazo_nick=2) as charla:
         ana = charla.persona('ana')
         callada = charla.conectar()
         assert callada.hasta_el_final()[-1].endswith('Adiós.')     # para ana también ha pasado el plazo
@@ -597,7 +599,7 @@ CIERRE = '* El servidor se cierra. Hasta luego.'
 
 
 def test_al_cerrar_todos_reciben_lo_anterior_y_el_aviso():
-    with servidor() as charla:
+    with servidor(espera_pregunta=0.05) as charla:
         ana, beto = charla.grupo('ana', 'beto')
         callada = charla.conectar()
         assert callada.crudo(6) == b'Nick: '
@@ -609,7 +611,7 @@ def test_al_cerrar_todos_reciben_lo_anterior_y_el_aviso():
 
 
 def test_al_cerrar_no_queda_nada_aunque_haya_quien_calla_quien_no_lee_y_quien_no_termina():
-    with servidor(**{**Atasco.AJUSTES, 'plazo_cierre': 0.3}) as charla:
+    with servidor(**{**Atasco.AJUSTES, 'plazo_cierre': 2}) as charla:
         atasco = Atasco(charla)
         atasco.atascar()
         for datos in (b'', b'medio ni', b'dentro\n', b'dentro\nmedia lin', b'\xf0\x9f'):
@@ -617,7 +619,7 @@ def test_al_cerrar_no_queda_nada_aunque_haya_quien_calla_quien_no_lee_y_quien_no
         cerrada = charla.conectar()
         cerrada.enviar(b'mutis')
         cerrada.terminar_de_hablar()
-        esperar_a(lambda: charla.sala.personas == 6, 'que lleguen')
+        esperar_a(lambda: charla.sala.personas >= 6, 'que lleguen')     # lo que no acaba en línea vale como nick al cabo de un rato
         charla.parar()
         assert CIERRE in atasco.oyente.hasta_el_final()
 
@@ -654,7 +656,7 @@ def hablando_sin_parar(persona):
 
 
 def test_al_cerrar_con_quien_no_para_de_hablar_se_termina_sin_errores():
-    with servidor(ritmo=0, plazo_cierre=0.5) as charla:
+    with servidor(ritmo=0, plazo_cierre=5) as charla:
         ana, beto = charla.grupo('ana', 'beto')
         with hablando_sin_parar(ana):
             beto.mensajes(1000)

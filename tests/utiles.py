@@ -71,6 +71,7 @@ class Persona:
         """Dice su nick y espera a estar dentro. Devuelve las líneas de la bienvenida."""
         self.decir(nick)
         lineas = self.hasta(lambda linea: linea.startswith('* Hola, '))
+        lineas[0] = lineas[0].removeprefix('Nick: ')    # si tardó en decirlo, se le preguntó
         self.nick = next(linea for linea in lineas if linea.startswith('* Tu nick es '))[len('* Tu nick es '):]
         return lineas
 
@@ -188,9 +189,10 @@ class SalaDePruebas:
 @contextlib.contextmanager
 def servidor(**ajustes):
     """Un servidor en marcha en un puerto libre. Al salir lo cierra y comprueba que no deja hilos ni sockets."""
+    ajustes = {'puerto': 0, 'espera_pregunta': PLAZO, **ajustes}     # a quien es un programa no se le pregunta nada
     hilos, sockets = set(threading.enumerate()), sockets_abiertos()
     consola = ConsolaDePruebas()
-    sala_de_pruebas = SalaDePruebas(server.Servidor(AjustesServidor(puerto=0, **ajustes), Sala(), consola))
+    sala_de_pruebas = SalaDePruebas(server.Servidor(AjustesServidor(**ajustes), Sala(), consola))
     try:
         sala_de_pruebas.hilo.start()
         try:
