@@ -2,19 +2,21 @@
 
     pantalla ──▶ enviar ──▶ servidor ──▶ recibir ──▶ pantalla
 
-Este es el hilo principal: empieza, espera el final o un Ctrl+C, y deja la terminal como estaba. Los otros dos están en
-`charla.py`; lo que se ve y se teclea, en `terminal.py`.
+Este es el hilo principal: empieza los otros dos, espera el final o un Ctrl+C, acaba con ellos y deja la terminal como
+estaba. Los otros dos están en `emisor.py` y `receptor.py`; lo que se ve y se teclea, en `terminal.py`.
 """
 
 import os
 import signal
 import sys
+import threading
 
 import eco
 import protocolo
 import terminal
-from charla import Charla
 from config import PUERTO, AjustesCliente, leer_opciones
+from emisor import Emisor
+from receptor import Receptor
 
 EN_WINDOWS = os.name == 'nt'
 
@@ -53,6 +55,48 @@ def comprobar_nick(texto):
     if not protocolo.nick_correcto(texto):
         raise ValueError(f'«{texto}» no vale: un nick tiene {protocolo.REGLA_NICK}.')
     return protocolo.arreglar_nick(texto)
+
+
+# ── La charla ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+class Charla:
+    """Los dos hilos. Ha terminado cuando lo dice el suceso `fin`, y entonces `codigo` es el de salida del programa."""
+
+    def __init__(self, ajustes, puerto, nick, pantalla):
+        self._ajustes, self._pantalla = ajustes, pantalla
+        self.fin = threading.Event()
+        self._emisor = Emisor(ajustes, nick, pantalla, self.fin)
+        self._receptor = Receptor(ajustes, puerto, nick, pantalla, self.fin, self._emisor)
+        # Los acaba `terminar`. daemon: un intento de conexión no se deja interrumpir.
+        self._hilos = [threading.Thread(target=objetivo, name=objetivo.__name__, daemon=True)
+                       for objetivo in (self._emisor.enviar, self._receptor.recibir)]
+
+    @property
+    def codigo(self):
+        return max(self._emisor.codigo, self._receptor.codigo)
+
+    def empezar(self):
+        """Pone en marcha los dos hilos."""
+        self._pantalla.empezar(self._emisor.despertar, self._emisor.completar)
+        for hilo in self._hilos:
+            hilo.start()
+
+    def despedirse(self):
+        """Ctrl+C: el servidor lo sabrá, si está ahí; no se le espera más de `plazo_despedida`."""
+        self._emisor.interrumpir()
+        self.fin.wait(self._ajustes.plazo_despedida)
+
+    def terminar(self):
+        """Acaba con los dos hilos, esté cada uno donde esté, y devuelve de cuántas líneas no se sabe que llegaran."""
+        self.fin.set()
+        self._emisor.despertar()
+        enviar, recibir = self._hilos
+        if enviar.is_alive():
+            enviar.join(self._ajustes.plazo_despedida)
+        self._pantalla.terminar()
+        if recibir.is_alive():
+            recibir.join(self._ajustes.plazo_despedida)
+        return self._emisor.terminar()
 
 
 # ── El programa ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,6 @@ import pytest
 import cliente
 import config
 import terminal
-from charla import Charla
 from tests.procesos import puerto_libre_de_clase
 from tests.utiles import esperar_a
 
@@ -146,7 +145,7 @@ def test_no_queda_ningun_hilo_al_terminar(arrancar, monkeypatch):
     antes = threading.active_count()
 
     monkeypatch.setattr('sys.stdin', None)
-    charla = Charla(config.AjustesCliente(), puerto, 'luis', terminal.Llana(1000))
+    charla = cliente.Charla(config.AjustesCliente(), puerto, 'luis', terminal.Llana(1000))
     charla.empezar()
     assert charla.fin.wait(20)
     assert charla.terminar() == 0
@@ -393,9 +392,9 @@ def test_un_servidor_callado_pero_vivo_no_se_da_por_perdido(arrancar, monkeypatc
     with open(lectura) as entrada, open(escritura, 'w'):
         monkeypatch.setattr('sys.stdin', entrada)
         ajustes = config.AjustesCliente(silencio=0.01, plazo_respuesta=20)
-        charla = Charla(ajustes, puerto, 'bot', terminal.Llana(1000))
-        preguntar = charla._al_callar
-        charla._al_callar = lambda: (preguntas.append(charla._conexion), preguntar())
+        charla = cliente.Charla(ajustes, puerto, 'bot', terminal.Llana(1000))
+        preguntar = charla._emisor.al_callar
+        charla._emisor.al_callar = lambda: (preguntas.append(charla._emisor._conexion), preguntar())
         charla.empezar()
         esperar_a(lambda: len(preguntas) > 5, 'que pregunte varias veces')
         charla.fin.set()
