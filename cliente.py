@@ -102,7 +102,8 @@ class Charla:
 # ── El programa ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 def main(argumentos=None):
-    """`python cliente.py`. Devuelve el código de salida: 0, 1 si no hay servidor, 2 si las opciones no valen."""
+    """`python cliente.py`. Devuelve el código de salida: 0; 1 si no se pudo entrar o algo no se envió; 2 si las
+    opciones no valen."""
     ajustes = leer_opciones(AjustesCliente, 'cliente.py', 'Cliente de la sala.', argumentos)
     for flujo in filter(None, (sys.stdout, sys.stderr)):
         if not hasattr(flujo, 'reconfigure'):

@@ -35,7 +35,8 @@ class Editor:
     def __init__(self, completar=lambda comienzo: []):
         self.texto, self.cursor = '', 0
         self._completar = completar
-        self._opciones = []             # las de Tab que aún no se han ofrecido
+        self._base = 0                  # dónde empieza la palabra que Tab completa
+        self._opciones = []             # las de Tab, en rueda: la primera es la que toca
         self._historia, self._puesto, self._borrador = [], 0, ''
         self._descodificador = codecs.getincrementaldecoder('utf-8')('replace')
         self._secuencia = ''            # secuencia de escape a medias
@@ -197,6 +198,8 @@ class Editor:
 
     def _acabar_pegado(self):
         self._pegando = False
+
+    # Lo que se ve
 
     def fila(self, pregunta, ancho):
         """Lo que se ve en `ancho` columnas, `(texto, columna del cursor)`: si no cabe, se desplaza en horizontal."""

@@ -6,7 +6,7 @@
 persona que no escribe. Una línea sigue entre las pendientes hasta que el servidor dice que la aceptó: al volver tras un
 corte se envía lo que él no tenga.
 
-Del otro hilo solo sabe lo que este le cuenta (`contar`). Es quien cierra las conexiones.
+Del hilo que recibe (`receptor.py`) solo sabe lo que este le cuenta. Las conexiones que él abre se cierran aquí.
 """
 
 import collections
@@ -25,7 +25,7 @@ SIN_CLAVE = 'Sin la clave de la sala no se puede entrar. Se puede dar en la vari
 class Emisor:
     """Lo que se ha escrito y el servidor aún no ha aceptado, y la conexión por la que va.
 
-    Todo es del hilo `enviar`, salvo `contar`, `interrumpir` y `esperar_al_cierre`. `codigo`: el de salida del programa.
+    Todo es del hilo `enviar`, salvo lo que dice que llaman otros. `codigo`: el de salida del programa.
     """
 
     def __init__(self, ajustes, nick, pantalla, fin):
@@ -33,7 +33,7 @@ class Emisor:
         self.codigo = 0
         self._nick = nick                           # el último que confirmó el servidor
         self._prefijo = protocolo.prefijo(nick)     # el del nick con que se entra: también lo quita el servidor
-        self._nicks = frozenset()                   # los que se han visto, para completar
+        self._nicks = set()                         # los que se han visto, para completar
         self._bandeja = sesion.Bandeja(ajustes.cada_acuse)
         self._abierta = None                        # la conexión que hay, se haya entrado ya o no
         self._conexion = None                       # la misma, cuando se puede hablar por ella
@@ -57,7 +57,7 @@ class Emisor:
         self.despertar()
 
     def interrumpir(self):
-        """Hay que irse, sin esperar a nadie."""
+        """Hay que irse; si no hay conexión, sin esperar a que la haya."""
         self._interrumpido = True
         self.despertar()
 
@@ -70,7 +70,7 @@ class Emisor:
         self._cierres.acquire()
 
     def terminar(self):
-        """Cuando los dos hilos han acabado. Devuelve de cuántas líneas no se sabe que llegaran."""
+        """Cuando los dos hilos han acabado, o no se les espera más. Devuelve cuántas líneas no consta que llegaran."""
         self._atender_sucesos()
         self._despertador.cerrar()
         return len(self._bandeja) - (self._saliendo and len(self._bandeja) > 0)     # la despedida no es de la persona
@@ -103,6 +103,7 @@ class Emisor:
         return self._pantalla.hay_persona or len(self._bandeja) < self._ajustes.max_pendientes
 
     def _encolar(self, lineas):
+        self._atender_sucesos()     # quizá respondan a lo que ya se ha mostrado: el nick ha de ser el de entonces
         for linea in lineas:
             if self._pide_clave:
                 self._teclear_clave(linea)
@@ -222,9 +223,10 @@ class Emisor:
         """El servidor confirma un nick."""
         self._nick = nick
 
-    def al_ver(self, nicks):
-        """Estos son los que se han visto y no se han ido."""
-        self._nicks = nicks
+    def al_ver(self, entran, salen):
+        """Se sabe de nicks que hay, y de otros que ya no."""
+        self._nicks.difference_update(salen)
+        self._nicks.update(entran)
 
     def al_aceptar(self, recibidos):
         """El servidor dice cuántas líneas ha aceptado ya."""

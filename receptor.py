@@ -3,8 +3,8 @@
     servidor ──▶ pantalla
 
 `recibir` conecta, se presenta y muestra lo que llega; si se corta, vuelve a conectar y dice qué fue lo último que vio,
-para que el servidor le dé lo que falta. De cuanto le importa al hilo que envía le cuenta al `Emisor`, y con él cada
-conexión: quien la cierra es él.
+para que el servidor le dé lo que falta. Lo que importa al hilo que envía se lo cuenta al `Emisor`; también cada
+conexión, que cierra él.
 """
 
 import random
@@ -31,7 +31,7 @@ class Receptor:
         self.codigo = 0
         self._nick = nick                           # el último que confirmó el servidor
         self._ficha = secrets.token_hex(16)         # acredita nuestra sesión ante el servidor
-        self._nicks = frozenset()                   # los que se han visto y no se han ido
+        self._nicks = set()                         # los que se han visto: de cada mensaje no se cuenta su autor
         self._visto = 0                             # número de la última línea recibida
         self._respuesta = None                      # a nuestra sesión, por esta conexión: (recibidos, retomada)
         self._dentro = False                        # si por esta conexión se ha entrado
@@ -192,8 +192,9 @@ class Receptor:
                 self._entrar()
         entran, salen = protocolo.presencia(linea)
         if salen or not self._nicks.issuperset(entran):
-            self._nicks = self._nicks.difference(salen).union(entran)
-            self._emisor.contar(self._emisor.al_ver, self._nicks)
+            self._nicks.difference_update(salen)
+            self._nicks.update(entran)
+            self._emisor.contar(self._emisor.al_ver, entran, salen)
 
     def _mostrar(self, linea):
         try:

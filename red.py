@@ -1,14 +1,14 @@
-"""Lo que hace falta para esperar a varios sockets y para cerrarlos, y comparten el servidor y el cliente."""
+"""Lo que hace falta para esperar a varios sockets y para cerrarlos; casi todo lo comparten el servidor y el cliente."""
 
 import socket
 
-# Los sockets del servidor bloquean al leer y no al escribir. Windows no tiene MSG_DONTWAIT: allí no bloquean nunca, y se
+# Los sockets de la sala bloquean al leer y no al escribir. Windows no tiene MSG_DONTWAIT: allí no bloquean nunca, y se
 # espera con un selector antes de leer.
 SIN_ESPERA = getattr(socket, 'MSG_DONTWAIT', 0)
 
 
 class Despertador:
-    """Saca a un hilo de su espera en `select` o en un selector. Un par de sockets: lo único que vale también en Windows."""
+    """Saca a un hilo de su espera en `select` o en un selector, con lo único que vale también en Windows: sockets."""
 
     def __init__(self):
         self.lectura, self.escritura = socket.socketpair()

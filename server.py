@@ -4,7 +4,7 @@
                acepta           lee (uno por cliente)     Sala            escribe (uno)
 
 Este es el hilo principal: acepta, entrega cada socket a un hilo `manejar_cliente` y escribe en la consola. El resto del
-camino, en orden: `conversacion.py`, `sala.py` y `reparto.py`.
+camino, en orden: `conversacion.py`, `sala.py`, `tandas.py` y `reparto.py`.
 """
 
 import collections

@@ -6,8 +6,9 @@ La línea de edición es siempre la última. Para enseñar algo se borra, se esc
 cursor donde estaba, todo en un solo envío a la terminal: lo dicho sube a la memoria de desplazamiento de la propia
 terminal, como en cualquier programa.
 
-`Editor` (en `editor.py`) y `Vestuario` no tocan la terminal. `Pantalla` sí, y solo desde el hilo `enviar`: lo que otros hilos quieren
-enseñar espera en una cola. `Llana` ofrece lo mismo sin mover el cursor: tuberías, `TERM=dumb`, lectores de pantalla.
+`Editor` (en `editor.py`) y `Vestuario` no tocan la terminal. `Pantalla` sí, y solo desde el hilo `enviar`: lo que otros
+hilos quieren enseñar espera en una cola. `Llana` ofrece lo mismo sin mover el cursor: tuberías, `TERM=dumb`, lectores de
+pantalla.
 """
 
 import collections

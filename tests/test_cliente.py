@@ -3,13 +3,17 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
+import types
 
 import pytest
 
 import cliente
 import config
 import terminal
+from emisor import Emisor
+from receptor import Receptor
 from tests.procesos import puerto_libre_de_clase
 from tests.utiles import esperar_a
 
@@ -150,6 +154,95 @@ def test_no_queda_ningun_hilo_al_terminar(arrancar, monkeypatch):
     assert charla.fin.wait(20)
     assert charla.terminar() == 0
     assert threading.active_count() == antes
+
+
+# ── Lo que un hilo cuenta al otro ────────────────────────────────────────────────────────────────────────────────
+
+class PantallaDePruebas:
+    """Una entrada en la que alguien responde a lo que se le acaba de enseñar."""
+
+    hay_persona = agotada = False
+
+    def __init__(self, fin, antes_de_leer=None):
+        self._fin, self._antes_de_leer, self.dicho = fin, antes_de_leer, []
+        self._lectura, self._escritura = socket.socketpair()
+        self._escritura.send(b'!')
+        self.fileno = self._lectura.fileno
+
+    def leidas(self):
+        return []
+
+    def leer(self):
+        return [self._antes_de_leer()]
+
+    def decir(self, texto):
+        self.dicho.append(texto)
+        self._fin.set()
+
+    def repetir(self, texto, nick):
+        self._fin.set()
+
+    def refrescar(self, pregunta):
+        pass
+
+    def devolver(self, texto):
+        pass
+
+    def mostrar(self, linea, nick):
+        self.dicho.append(linea)
+
+    def close(self):
+        self._lectura.close()
+        self._escritura.close()
+
+
+def test_a_lo_que_se_teclea_se_le_quita_el_prefijo_del_nick_que_ya_se_ha_visto():
+    def responder():
+        emisor.contar(emisor.al_llamarse, 'bot_2')
+        return '[bot_2] ' + 'x' * 200       # con el prefijo sería demasiado largo
+
+    fin = threading.Event()
+    with contextlib.closing(PantallaDePruebas(fin, responder)) as pantalla:
+        emisor = Emisor(config.AjustesCliente(), 'bot', pantalla, fin)
+        emisor.enviar()
+        assert emisor.terminar() == 1 and emisor.codigo == 0 and pantalla.dicho == []
+
+
+def test_quien_se_va_en_cuanto_ve_que_ha_entrado_se_despide():
+    def responder():
+        emisor.contar(emisor.al_conectar, conexion)
+        emisor.contar(emisor.al_entrar, 0, False)
+        return '/salir'
+
+    def oir():
+        oido.append(servidor.recv(100))
+        emisor.contar(emisor.al_despedirse)
+
+    fin, oido = threading.Event(), []
+    conexion, servidor = socket.socketpair()
+    with conexion, servidor, contextlib.closing(PantallaDePruebas(fin, responder)) as pantalla:
+        pantalla.hay_persona = True
+        emisor = Emisor(config.AjustesCliente(), 'bot', pantalla, fin)
+        hilo = threading.Thread(target=oir)
+        hilo.start()
+        emisor.enviar()     # al acabar apaga la conexión: quien oye no se queda esperando
+        hilo.join()
+        emisor.terminar()
+    assert oido == [b'#LOGOUT\n']
+
+
+def test_de_los_nicks_se_cuenta_solo_lo_nuevo():
+    contado = []
+    emisor = types.SimpleNamespace(al_ver='al_ver', contar=lambda *suceso: contado.append(suceso))
+    fin = threading.Event()
+    with contextlib.closing(PantallaDePruebas(fin)) as pantalla:
+        receptor = Receptor(config.AjustesCliente(), 1, 'ana', pantalla, fin, emisor)
+        lineas = ['* luis entró.', '[luis] hola', '[eva] hola', '[luis] ¿qué tal?', '* luis salió.', '* beto entró.']
+        for linea in lineas:
+            receptor._atender_linea(linea)
+        assert pantalla.dicho == lineas
+    assert contado == [('al_ver', ['luis'], []), ('al_ver', ['eva'], []), ('al_ver', [], ['luis']),
+                       ('al_ver', ['beto'], [])]
 
 
 # ── Sin servidor, y cuando vuelve ────────────────────────────────────────────────────────────────────────────────
