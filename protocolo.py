@@ -52,6 +52,8 @@ class Lineas:
         if self.rebosa:
             return []
         corte = datos.rfind(b'\n') + 1
+        if corte == len(datos) <= self._maximo and not self._resto:      # casi siempre
+            return [limpiar(linea) for linea in datos.decode('utf-8', 'replace').split('\n')[:-1]]
         if corte == 0:
             self._resto += datos
             self.rebosa = len(self._resto) > self._maximo

@@ -92,10 +92,12 @@ class Repartidor:
         for cliente in tanda.vistas:
             if cliente.cursor is None and cliente.ultima is None and not cliente.roto:
                 self._al_dia[cliente] = None
+        antes = tanda.peso
         for cliente in list(self._al_dia):
-            datos = self._datos_para(cliente, tanda)
+            datos = tanda.para(cliente)
             if datos:
                 self._enviar(cliente, tanda, datos)
+        self._memoria += tanda.peso - antes     # pesa más si ha habido que escribirla de otra forma
         for cliente, vista in tanda.vistas.items():
             cliente.dentro = vista.dentro
             if not vista.dentro:
@@ -119,7 +121,7 @@ class Repartidor:
     def _datos_para(self, cliente, tanda):
         antes = tanda.peso
         datos = tanda.para(cliente)
-        self._memoria += tanda.peso - antes     # pesa más si ha habido que escribirla de otra forma
+        self._memoria += tanda.peso - antes
         return datos
 
     def _pasar(self, paso, tanda):

@@ -8,10 +8,11 @@ salida: a quien abrió una sesión se le guarda el sitio un tiempo, y lo que se 
 """
 
 import collections
+import dataclasses
 import itertools
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import protocolo
 import sesion
@@ -69,7 +70,8 @@ class Cliente:
 ENTRA, SALE, CORTE, VUELTA = 'entra', 'sale', 'corte', 'vuelta'
 
 
-class Entrada(NamedTuple):
+@dataclasses.dataclass(slots=True)
+class Entrada:
     """Un elemento de la lista de la sala: una o varias líneas seguidas, ya codificadas."""
 
     datos: bytes
@@ -335,14 +337,19 @@ class Sala:
         prefijo = protocolo.prefijo(cliente.nick)
         lineas = [prefijo + texto for texto in textos]
         entrada = Entrada(codificar('\n'.join(lineas)), len(lineas), autor=cliente)
-        with self._hueco:
+        with self._cerrojo:
             self._esperar_hueco()
             self._anadir(entrada)
             self.mensajes += len(lineas)
-            self._historial.extend(lineas[-self.ajustes.historial:] if self.ajustes.historial else ())
-            while len(self._historial) > self.ajustes.historial:
-                self._historial.popleft()
+            self._recordar(lineas)
         self._avisar_repartidor()
+
+    def _recordar(self, lineas):
+        maximo = self.ajustes.historial
+        if maximo:
+            self._historial.extend(lineas[-maximo:])
+            while len(self._historial) > maximo:
+                self._historial.popleft()
 
     def decir(self, cliente, linea):
         """Añade una línea que solo recibe `cliente`."""
@@ -367,7 +374,7 @@ class Sala:
         self.decir(cliente, sesion.acuse(cliente.recibidos))
 
     def _decir(self, entrada):
-        with self._hueco:
+        with self._cerrojo:
             self._esperar_hueco()
             self._anadir(entrada)
         self._avisar_repartidor()
@@ -404,12 +411,10 @@ class Sala:
 
     def _esperar_hueco(self):
         """Para los lectores. Tras el aviso de cierre no se acepta nada: podría no quedar nadie que lo oyera."""
-        self._hueco.wait_for(self._hay_hueco)
+        while self._pendiente > self.ajustes.max_pendiente and not self.cerrada.is_set():
+            self._hueco.wait()
         if self.cerrada.is_set():
             raise Adios
-
-    def _hay_hueco(self):
-        return self._pendiente <= self.ajustes.max_pendiente or self.cerrada.is_set()
 
     def _hay_bastante(self):
         return self._pendiente > self.ajustes.max_pendiente // 2 or self.cerrada.is_set()
@@ -421,12 +426,12 @@ class Sala:
 
     def esperar_mas(self, plazo):
         """Para el Repartidor: espera a que la lista tenga bastante, o a lo sumo `plazo` segundos."""
-        with self._bastante:
+        with self._cerrojo:
             self._bastante.wait_for(self._hay_bastante, plazo)
 
     def tomar(self):
         """Para el Repartidor: la lista entera, que queda vacía. Si ya lo estaba, la próxima entrada lo despertará."""
-        with self._hueco:
+        with self._cerrojo:
             lista, self._lista, self._pendiente = self._lista, [], 0
             self._espera_repartidor = not lista
             self._hueco.notify_all()
@@ -434,7 +439,7 @@ class Sala:
 
     def cerrar(self, despedida):
         """No entra nadie más; se avisa a todos y nadie espera ya a nada."""
-        with self._hueco:
+        with self._cerrojo:
             self.cerrada.set()
             self._anadir(Entrada(codificar(aviso(despedida))))
             self._hueco.notify_all()

@@ -76,20 +76,17 @@ class Tanda:
         return datos, limites
 
     def _en(self, marco):
-        """Lo común tal como lo escribe `marco`, y dónde empieza y acaba cada entrada. Se hace una vez por marco."""
-        forma = self._formas.get(marco.codificar)
-        if forma is None:
-            datos, limites = self._formas[Lineas.codificar]
-            piezas = [marco.codificar(datos[desde:hasta], inicio)
-                      for desde, hasta, inicio in zip(limites, limites[1:], self._inicios)]
-            forma = self._dar_forma(marco, piezas)
-        return forma
+        """Lo común tal como lo escribe `marco`, y dónde empieza y acaba cada entrada."""
+        datos, limites = self._formas[Lineas.codificar]
+        piezas = [marco.codificar(datos[desde:hasta], inicio)
+                  for desde, hasta, inicio in zip(limites, limites[1:], self._inicios)]
+        return self._dar_forma(marco, piezas)
 
     def para(self, cliente):
         """Los bytes de esta tanda que recibe `cliente`, si está en la sala o la tanda va en parte para él."""
-        vista = self.vistas.get(cliente)
-        forma = self._en(cliente.marco)
-        return forma[0] if vista is None else vista.juntar(cliente.marco, *forma)
+        marco, vista = cliente.marco, self.vistas.get(cliente)
+        forma = self._formas.get(marco.codificar) or self._en(marco)
+        return forma[0] if vista is None else vista.juntar(marco, *forma)
 
     def lineas_para(self, cliente):
         """Cuántas líneas son."""
@@ -124,10 +121,6 @@ class _Vista:
 
     def juntar(self, marco, datos, limites):
         comun = memoryview(datos)
-        return b''.join([self._trozo(marco, comun, limites, *trozo) for trozo in self._trozos])
-
-    @staticmethod
-    def _trozo(marco, comun, limites, uno, otro):
-        if isinstance(uno, bytes):
-            return marco.codificar(uno, otro) if otro else uno      # sin número: lo que no es una línea
-        return comun[limites[uno]:limites[otro]]
+        return b''.join([comun[limites[uno]:limites[otro]] if isinstance(uno, int)
+                         else marco.codificar(uno, otro) if otro else uno       # sin número: lo que no es una línea
+                         for uno, otro in self._trozos])
