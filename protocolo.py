@@ -52,15 +52,14 @@ class Lineas:
         if self.rebosa:
             return []
         corte = datos.rfind(b'\n') + 1
-        if corte == len(datos) <= self._maximo and not self._resto:      # casi siempre
-            return [limpiar(linea) for linea in datos.decode('utf-8', 'replace').split('\n')[:-1]]
         if corte == 0:
             self._resto += datos
             self.rebosa = len(self._resto) > self._maximo
             return []
-        bloque = bytes(self._resto) + datos[:corte]
-        self._resto = bytearray(datos[corte:])
-        if max(len(bloque), len(self._resto)) > self._maximo:
+        bloque = datos      # casi siempre
+        if self._resto or corte < len(datos):
+            bloque, self._resto = bytes(self._resto) + datos[:corte], bytearray(datos[corte:])
+        if len(bloque) > self._maximo or len(self._resto) > self._maximo:
             return self._hasta_rebosar(bloque.split(b'\n')[:-1])
         return [limpiar(linea) for linea in bloque.decode('utf-8', 'replace').split('\n')[:-1]]
 
