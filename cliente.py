@@ -66,14 +66,14 @@ class Charla:
         self._ajustes, self._pantalla = ajustes, pantalla
         self.fin = threading.Event()
         self._emisor = Emisor(ajustes, nick, pantalla, self.fin)
-        self._receptor = Receptor(ajustes, puerto, nick, pantalla, self.fin, self._emisor)
+        receptor = Receptor(ajustes, puerto, nick, pantalla, self.fin, self._emisor)
         # Los acaba `terminar`. daemon: un intento de conexión no se deja interrumpir.
         self._hilos = [threading.Thread(target=objetivo, name=objetivo.__name__, daemon=True)
-                       for objetivo in (self._emisor.enviar, self._receptor.recibir)]
+                       for objetivo in (self._emisor.enviar, receptor.recibir)]
 
     @property
     def codigo(self):
-        return max(self._emisor.codigo, self._receptor.codigo)
+        return self._emisor.codigo
 
     def empezar(self):
         """Pone en marcha los dos hilos."""

@@ -243,7 +243,7 @@ class Emisor:
         self._fin.set()
 
     def al_renunciar(self, motivo):
-        """No hay manera de entrar, y esperar no la traerá."""
+        """No hay manera de entrar: se dice por qué, y se acaba."""
         self._pantalla.decir(motivo)
         self.codigo = 1
         self._fin.set()

@@ -20,7 +20,7 @@ from emisor import SIN_CLAVE
 
 
 class Receptor:
-    """La conexión vista desde quien escucha. Todo es del hilo `recibir`. `codigo`: el de salida del programa."""
+    """La conexión vista desde quien escucha. Todo es del hilo `recibir`."""
 
     def __init__(self, ajustes, puerto, nick, pantalla, fin, emisor):
         self._ajustes, self._pantalla, self._fin, self._emisor = ajustes, pantalla, fin, emisor
@@ -28,7 +28,6 @@ class Receptor:
         self._espera = ajustes.espera               # segundos que se insiste en conectar
         if self._espera is None:
             self._espera = float('inf') if pantalla.hay_persona else ajustes.espera_sin_teclado
-        self.codigo = 0
         self._nick = nick                           # el último que confirmó el servidor
         self._ficha = secrets.token_hex(16)         # acredita nuestra sesión ante el servidor
         self._nicks = set()                         # los que se han visto: de cada mensaje no se cuenta su autor
@@ -38,7 +37,7 @@ class Receptor:
         self._limite_entrada = 0.0                  # instante en que se deja de esperar a entrar
         self._rechazos = set()                      # lo que se ha dicho al no dejarnos entrar
 
-    # El hilo. Acaba cuando se pone `fin`, o lo pone él al rendirse
+    # El hilo. Acaba cuando se pone `fin`, o al rendirse
 
     def recibir(self):
         """Conecta y muestra lo que llega; si se corta, vuelve a conectar."""
@@ -69,15 +68,13 @@ class Receptor:
                     explicado = True
             queda = limite - time.monotonic()
             if queda <= 0:
-                self._pantalla.decir(f'Lo dejo: no ha habido manera en {self._espera:g} segundos.')
-                self.codigo = 1
+                self._emisor.contar(self._emisor.al_renunciar,
+                                    f'Lo dejo: no ha habido manera en {self._espera:g} segundos.')
                 break
             descanso = min(queda, pausa * random.uniform(0.8, 1.2))
             self._emisor.contar(self._emisor.al_esperar, time.monotonic() + descanso)
             self._fin.wait(descanso)
             pausa = min(pausa * 1.6, self._ajustes.pausa_maxima)
-        self._fin.set()
-        self._emisor.despertar()
 
     # Conectar
 
