@@ -435,7 +435,7 @@ class Asedio:
         self.tertulia.terminar()
         self.tertulia.cerrar()
         tres = len(self.tertulia.NICKS)     # de quien se va en el mismo instante en que se cierra, la consola no dice nada
-        esperar_a(lambda: self.medir()[:2] == (self.base.hilos - tres, self.base.descriptores - tres), 'que se vayan las tres')
+        self.esperar_a_estar_como(self.base, hilos=-tres, descriptores=-tres)
         self.programa.senal(signal.SIGTERM)
         codigo, salida, errores = self.programa.final()
         assert (codigo, errores) == (0, [])

@@ -12,7 +12,7 @@ import threading
 from tests.utiles import PLAZO
 
 NICKS = ('ana', 'luis', 'Íñigo', 'eva')
-HITO = 50          # líneas: cada cuántas se comprueba que la charla avanza
+HITO = 50           # líneas: cada cuántas se comprueba que la charla avanza
 MAX_CASOS = 5       # de cada falta y persona, cuántos se cuentan uno por uno
 _PASO = re.compile(r'\* \S+ (entró|salió)\.')
 

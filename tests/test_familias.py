@@ -57,8 +57,7 @@ class Reunion:
             nick = next(texto for _, texto in uno.bienvenida() if texto.startswith('Tu nick es ')).split()[-1]
             if isinstance(uno, C):      # entra con algo dicho
                 saludos.add((nick, 'hola'))
-        while saludos:
-            saludos.discard(self.testigo.siguiente())
+        oir_saludos(self.testigo, saludos)
         self.poner_al_dia(*nuevos)
         return nuevos
 
@@ -72,6 +71,12 @@ class Reunion:
     def oidos(self, hasta_oir):
         """Lo que el testigo ha visto decir hasta ese par, él incluido."""
         return mensajes(self.testigo.esperar(*hasta_oir))
+
+
+def oir_saludos(testigo, saludos):
+    """Quien entra con algo dicho recibe su bienvenida antes de que los demás lo oigan."""
+    while saludos:
+        saludos.discard(testigo.siguiente())
 
 
 @contextlib.contextmanager
@@ -576,9 +581,7 @@ def test_doscientos_de_cuatro_familias_hablan_a_la_vez_y_cada_uno_lo_recibe_todo
             uno.presentarse()
         for uno in gente:
             uno.bienvenida()
-        saludos = {(uno.nick, 'hola') for uno in gente if isinstance(uno, C)}
-        while saludos:
-            saludos.discard(testigo.siguiente())
+        oir_saludos(testigo, {(uno.nick, 'hola') for uno in gente if isinstance(uno, C)})
         testigo.decir('todos dentro', '/usuarios')
         assert testigo.hasta(lambda autor, texto: texto.startswith('Están '))[-1][1].endswith(' y 1 más.')
         for uno in gente:

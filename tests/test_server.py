@@ -619,7 +619,8 @@ def test_al_cerrar_no_queda_nada_aunque_haya_quien_calla_quien_no_lee_y_quien_no
         cerrada = charla.conectar()
         cerrada.enviar(b'mutis')
         cerrada.terminar_de_hablar()
-        esperar_a(lambda: charla.sala.personas >= 6, 'que lleguen')     # lo que no acaba en línea vale como nick al cabo de un rato
+        # seis, o más: lo que no acaba en línea vale como nick al cabo de un rato
+        esperar_a(lambda: charla.sala.personas >= 6, 'que lleguen')
         charla.parar()
         assert CIERRE in atasco.oyente.hasta_el_final()
 
